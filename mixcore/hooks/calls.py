@@ -1,0 +1,241 @@
+"""The typed facade over hook calls: one object per plugin, its callers resolved once.
+
+A call reaches the plain implementation of that plugin and every wrapper. Results are checked for shape, dtype and None;
+their values are not read, because reading stalls a device (the contract tests check values).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pluggy
+import torch
+from torch import Tensor, nn
+
+from mixcore.errors import BrokenPluginError, HookError
+from mixcore.hooks.markers import PROJECT
+from mixcore.types import Data, Mix, Part, Targets
+
+__all__ = ["HOOKS", "PluginCalls", "check_implementations"]
+
+HOOKS = (
+    "build_data",
+    "build_backbone",
+    "build_modules",
+    "choose_mixer",
+    "generate_mix",
+    "mix_labels",
+    "compute_loss",
+    "extra_losses",
+    "scalars",
+    "after_step",
+    "predictors",
+)
+
+
+def _is_wrapper(implementation: pluggy.HookImpl) -> bool:
+    return bool(implementation.wrapper or implementation.hookwrapper)
+
+
+def check_implementations(plugin: object, label: str) -> None:
+    """Refuse what pluggy registers in silence and fails on later: keyword-only parameters, `*args` and `**kwargs`."""
+    for name, method in inspect.getmembers(type(plugin), inspect.isfunction):
+        options = getattr(method, f"{PROJECT}_impl", None)
+        if options is None:
+            continue
+        if name not in HOOKS:
+            raise BrokenPluginError(
+                f"{label}: {name} is marked @hookimpl but is no hook of mixcore; the hooks are {', '.join(HOOKS)}"
+            )
+        for parameter in inspect.signature(method).parameters.values():
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY):
+                raise BrokenPluginError(
+                    f"{label}: parameter {parameter.name!r} of {name} is {parameter.kind.description}, which pluggy "
+                    f"cannot fill; write plain parameters, such as def {name}(self, ...)"
+                )
+
+
+class PluginCalls:
+    """Calls into one registered plugin. `name` is its name in the configuration, `label` what messages call it."""
+
+    def __init__(self, manager: pluggy.PluginManager, plugin: object, name: str, label: str) -> None:
+        self.plugin, self.name, self.label = plugin, name, label
+        self._callers: dict[str, Any] = {}
+        self._asks: dict[str, frozenset[str]] = {}
+        for hook in HOOKS:
+            caller = getattr(manager.hook, hook)
+            everyone = caller.get_hookimpls()
+            own = [i for i in everyone if i.plugin is plugin and not _is_wrapper(i)]
+            if not own:
+                continue
+            others = [i.plugin for i in everyone if i.plugin is not plugin and not _is_wrapper(i)]
+            self._callers[hook] = manager.subset_hook_caller(hook, others)
+            wrappers = [i for i in everyone if _is_wrapper(i)]
+            self._asks[hook] = frozenset(argument for i in (*own, *wrappers) for argument in i.argnames)
+
+    def has(self, hook: str) -> bool:
+        """Whether the plugin implements the hook itself."""
+        return hook in self._callers
+
+    def asks(self, hook: str) -> frozenset[str]:
+        """Names of the arguments that a call of the hook needs: the implementation's and those of all wrappers."""
+        return self._asks.get(hook, frozenset())
+
+    def _call(self, hook: str, **arguments: Any) -> Any:
+        try:
+            return self._callers[hook](**arguments)
+        except Exception as error:
+            step = arguments.get("step")
+            place = f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
+            error.add_note(f"in {hook} of {self.label}{place}")
+            raise
+
+    def _wrong(self, hook: str, found: object, expected: str) -> HookError:
+        kind = "None" if found is None else type(found).__name__
+        return HookError(f"{hook} of {self.label} returned {kind}, expected {expected}; see docs/hooks.md")
+
+    def build_data(self) -> Data:
+        """The data sets and the task."""
+        data = self._call("build_data")
+        if not isinstance(data, Data):
+            raise self._wrong("build_data", data, "a mixcore.api.Data")
+        return data
+
+    def build_backbone(self, **arguments: Any) -> nn.Module:
+        """The backbone, with the methods that the core calls."""
+        network = self._call("build_backbone", **arguments)
+        if not isinstance(network, nn.Module):
+            raise self._wrong("build_backbone", network, "a torch.nn.Module")
+        missing = [
+            name for name in ("forward_features", "forward_head", "get_classifier") if not hasattr(network, name)
+        ]
+        if missing:
+            raise HookError(
+                f"build_backbone of {self.label} returned a {type(network).__name__} without {', '.join(missing)}; "
+                "a backbone has timm's forward_features, forward_head and get_classifier"
+            )
+        return network
+
+    def build_modules(self, **arguments: Any) -> dict[str, Part]:
+        """The plugin's parts, bare modules wrapped; empty where it adds none."""
+        if not self.has("build_modules"):
+            return {}
+        modules = self._call("build_modules", **arguments)
+        if not isinstance(modules, Mapping):
+            raise self._wrong("build_modules", modules, "a mapping of names to modules or Parts")
+        parts: dict[str, Part] = {}
+        for name, module in modules.items():
+            if isinstance(module, nn.Module):
+                parts[name] = Part(module=module)
+            elif isinstance(module, Part):
+                parts[name] = module
+            else:
+                raise self._wrong("build_modules", module, f"a module or Part under {name!r}")
+        return parts
+
+    def choose_mixer(self, **arguments: Any) -> int | None:
+        """Index into [[mix]], or None for a clean batch."""
+        chosen = self._call("choose_mixer", **arguments)
+        if chosen is not None and not (isinstance(chosen, int) and 0 <= chosen < len(arguments["probabilities"])):
+            raise self._wrong("choose_mixer", chosen, "the index of a [[mix]] table or None")
+        return chosen
+
+    def generate_mix(self, **arguments: Any) -> Mix:
+        """The mix of this iteration, its shapes and dtypes checked."""
+        mix = self._call("generate_mix", **arguments)
+        for view in (*getattr(mix, "views", ()), mix):
+            self._check_mix(view)
+        return mix
+
+    def _check_mix(self, mix: object) -> None:
+        if not isinstance(mix, Mix):
+            raise self._wrong("generate_mix", mix, "a mixcore.api.Mix")
+        rows = mix.images.shape[0]
+        _check_sources(f"generate_mix of {self.label}", mix.sources, mix.weights, rows)
+        masks = mix.masks
+        if masks is None:
+            return
+        height, width = mix.images.shape[-2:]
+        shape_fits = masks.ndim == 4 and masks.shape[:2] == (rows, mix.sources.shape[1] - 1)
+        if not (shape_fits and masks.is_floating_point() and not (height % masks.shape[2] or width % masks.shape[3])):
+            raise HookError(
+                f"generate_mix of {self.label} gave masks {_describe(masks)}; expected floating "
+                f"[{rows},{mix.sources.shape[1] - 1},h,w] with h dividing {height} and w dividing {width}"
+            )
+
+    def mix_labels(self, **arguments: Any) -> Targets:
+        """The targets of one view, their shapes and dtypes checked."""
+        targets = self._call("mix_labels", **arguments)
+        if not isinstance(targets, Targets):
+            raise self._wrong("mix_labels", targets, "a mixcore.api.Targets")
+        rows = arguments["mix"].images.shape[0]
+        _check_sources(f"mix_labels of {self.label}", targets.sources, targets.weights, rows)
+        return targets
+
+    def compute_loss(self, **arguments: Any) -> Tensor:
+        """The loss of one view, a scalar."""
+        return self._check_scalar("compute_loss", self._call("compute_loss", **arguments))
+
+    def extra_losses(self, **arguments: Any) -> dict[str, Tensor]:
+        """Further scalars by name."""
+        losses = self._call("extra_losses", **arguments)
+        if not isinstance(losses, Mapping):
+            raise self._wrong("extra_losses", losses, "a mapping of names to scalars")
+        return {name: self._check_scalar("extra_losses", value) for name, value in losses.items()}
+
+    def _check_scalar(self, hook: str, value: object) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise self._wrong(hook, value, "a scalar tensor")
+        if value.ndim:
+            raise HookError(
+                f"{hook} of {self.label} returned {_describe(value)}; expected a scalar: take the mean over the rows "
+                "after per-sample weights are applied"
+            )
+        return value
+
+    def scalars(self, **arguments: Any) -> dict[str, float | Tensor]:
+        """Numbers for the log, by name."""
+        values = self._call("scalars", **arguments)
+        if not isinstance(values, Mapping):
+            raise self._wrong("scalars", values, "a mapping of names to numbers")
+        return dict(values)
+
+    def after_step(self, **arguments: Any) -> None:
+        """Tell the plugin that an optimizer step took place."""
+        if self.has("after_step"):
+            self._call("after_step", **arguments)
+
+    def predictors(self, **arguments: Any) -> dict[str, tuple[nn.Module, nn.Module | None]]:
+        """Further predictors of this plugin; empty where it has none."""
+        if not self.has("predictors"):
+            return {}
+        found = self._call("predictors", **arguments)
+        if not isinstance(found, Mapping):
+            raise self._wrong("predictors", found, "a mapping of names to (network, head)")
+        return dict(found)
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
+
+
+def _check_sources(where: str, sources: Tensor, weights: Tensor, rows: int) -> None:
+    if sources.dtype != torch.int64 or sources.ndim != 2 or sources.shape[0] != rows:
+        raise HookError(f"{where} gave sources {_describe(sources)}; expected int64 [{rows},S]")
+    if weights.dtype != torch.float32 or weights.shape != sources.shape:
+        raise HookError(f"{where} gave weights {_describe(weights)}; expected float32 {list(sources.shape)}")
+
+
+def wrapper_arguments(manager: pluggy.PluginManager, hook: str) -> frozenset[str]:
+    """Names of the arguments that wrappers of the hook ask for."""
+    implementations: Iterable[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
+    return frozenset(argument for i in implementations if _is_wrapper(i) for argument in i.argnames)
+
+
+def probabilities_of(given: Sequence[float | None]) -> tuple[float, ...]:
+    """Probability of each [[mix]] table: those given, the rest of 1 shared equally among those without one."""
+    missing = sum(value is None for value in given)
+    rest = max(0.0, 1.0 - sum(value for value in given if value is not None))
+    return tuple(rest / missing if value is None else value for value in given)

@@ -1,0 +1,123 @@
+"""The hook specifications. The long text, with an example of each, is docs/hooks.md.
+
+An implementation names only the arguments that it needs: the core reads the names and computes nothing for arguments
+that nobody named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mixcore.hooks.markers import hookspec
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from mixcore.evidence.probe import Probe
+    from mixcore.types import Data, ForwardOutput, Mix, Part, Step, Targets, Task
+
+__all__ = ["HookSpecs"]
+
+
+class HookSpecs:
+    """One method per hook; a call reaches the plain implementation of one plugin and all wrappers."""
+
+    # --- once, in this order -----------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def build_data(self) -> Data:
+        """Owner of data: the training and validation sets and the task."""
+        ...
+
+    @hookspec(firstresult=True)
+    def build_backbone(self, task: Task) -> nn.Module:
+        """Owner of backbone: a network with timm's forward_features, forward_head, get_classifier, feature_info."""
+        ...
+
+    @hookspec(firstresult=True)
+    def build_modules(self, model: nn.Module, task: Task) -> Mapping[str, nn.Module | Part]:
+        """Every plugin: modules that it adds to the run, by name; a bare module means Part(module=module)."""
+        ...
+
+    # --- every iteration ---------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def choose_mixer(self, probabilities: Sequence[float], step: Step, rng: Generator) -> int | None:
+        """The core: index into [[mix]], None for a clean batch. Wrappers may change it; `rng` is shared."""
+        ...
+
+    @hookspec(firstresult=True)
+    def generate_mix(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        probe: Probe,
+        modules: Mapping[str, nn.Module],
+        task: Task,
+        step: Step,
+        rng: Generator,
+    ) -> Mix:
+        """The chosen mixer: the mixed images, their sources, label weights and masks."""
+        ...
+
+    @hookspec(firstresult=True)
+    def mix_labels(
+        self,
+        mix: Mix,
+        images: Tensor,
+        labels: Tensor,
+        output: ForwardOutput,
+        clean: ForwardOutput,
+        probe: Probe,
+        modules: Mapping[str, nn.Module],
+        task: Task,
+        step: Step,
+    ) -> Targets:
+        """Owner of labels: label weights of one view, after its forward."""
+        ...
+
+    @hookspec(firstresult=True)
+    def compute_loss(
+        self, logits: Tensor, targets: Targets, modules: Mapping[str, nn.Module], task: Task, step: Step
+    ) -> Tensor:
+        """Owner of loss: a scalar, the mean over the M rows of one view."""
+        ...
+
+    @hookspec(firstresult=True)
+    def extra_losses(
+        self,
+        mix: Mix,
+        targets: Targets,
+        images: Tensor,
+        labels: Tensor,
+        output: ForwardOutput,
+        clean: ForwardOutput,
+        probe: Probe,
+        modules: Mapping[str, nn.Module],
+        task: Task,
+        step: Step,
+    ) -> Mapping[str, Tensor]:
+        """Chosen mixer, owners of labels and loss, extras: further scalars, once, for the last view."""
+        ...
+
+    @hookspec(firstresult=True)
+    def scalars(
+        self, mix: Mix, targets: Targets, modules: Mapping[str, nn.Module], step: Step
+    ) -> Mapping[str, float | Tensor]:
+        """The same plugins, when step.logging: numbers for the log."""
+        ...
+
+    # --- after an optimizer step, and at evaluation ------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def after_step(self, model: nn.Module, modules: Mapping[str, nn.Module], step: Step) -> None:
+        """Every plugin: after an optimizer step that took place (momentum networks)."""
+        ...
+
+    @hookspec(firstresult=True)
+    def predictors(
+        self, model: nn.Module, modules: Mapping[str, nn.Module]
+    ) -> Mapping[str, tuple[nn.Module, nn.Module | None]]:
+        """Every plugin: name -> (network, head or None for its own), evaluated beside `model` and `ema`."""
+        ...

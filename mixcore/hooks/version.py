@@ -1,0 +1,9 @@
+"""Version of the hook specification: minor +1 for an addition, major +1 for a removal, rename or change of meaning."""
+
+from __future__ import annotations
+
+__all__ = ["FIRST_MINOR", "SPEC_VERSION"]
+
+SPEC_VERSION = (1, 0)
+FIRST_MINOR = (SPEC_VERSION[0], 0)
+"""What a plugin that declares nothing was written for."""

@@ -1,0 +1,311 @@
+"""What passes between the core and plugins.
+
+Letters, here and in every tensor module: N batch, M mixed images, C channels, H W pixels, h w any smaller grid,
+K classes, S sources of a mixed image, T patch tokens, P prefix tokens, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import torch
+from torch import Generator, Tensor, nn
+
+from mixcore.errors import MixcoreError
+from mixcore.rng import keyed_generator
+
+__all__ = [
+    "Attention",
+    "Augment",
+    "Data",
+    "ForwardOutput",
+    "LabelKind",
+    "Mix",
+    "Part",
+    "Resident",
+    "Stage",
+    "Step",
+    "Targets",
+    "Task",
+]
+
+LabelKind: TypeAlias = Literal["class", "soft", "multi_label", "value"]
+Stage: TypeAlias = str | int
+Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+
+
+def _frozen_mapping(value: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    return {} if value is None else dict(value)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Targets:
+    """What the loss is told: labels, and for each mixed image the rows it came from with their label weights.
+
+    `labels` are the batch's own, int64 [N] or float [N,K], or a teacher's. `sources` [M,S] int64 rows of `labels`,
+    `weights` [M,S] float32, detached. `smooth = False` tells the loss that these must not be smoothed (again).
+    """
+
+    labels: Tensor
+    sources: Tensor
+    weights: Tensor
+    smooth: bool = True
+
+    def dense(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        """Target rows [M,K] float32: the weighted sum of the sources' labels, smoothed as (1-s)·t + s·(row sum)/K."""
+        if self.labels.is_floating_point():
+            rows = self.labels.float()[self.sources]
+            dense = torch.einsum("ms,msk->mk", self.weights, rows)
+        else:
+            dense = self.weights.new_zeros(self.weights.shape[0], num_classes)
+            dense.scatter_add_(1, self.labels[self.sources], self.weights)
+        if smoothing and self.smooth:
+            share = smoothing / num_classes * dense.sum(1, keepdim=True)
+            dense = dense.mul_(1 - smoothing).add_(share)
+        return dense
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Mix:
+    """One forward of the trained network: the images it is fed, where they came from, and their label weights.
+
+    `images` [M,C,H,W]. `sources` [M,S] int64 rows of the batch and `weights` [M,S] float32. `masks` [M,S-1,h,w], the
+    pixel weight of sources 0..S-2 (the last source has the rest), None where the mix has none; h and w divide H and W.
+    """
+
+    images: Tensor
+    sources: Tensor
+    weights: Tensor
+    masks: Tensor | None = None
+    stage: Stage | None = None
+    """Mix inside the network: `transform` replaces the feature map at this stage, raw as the module gave it."""
+    transform: Callable[[Tensor], Tensor] | None = None
+    head: str | None = None
+    """Name of one of the mixer's parts, pooled [M,D] -> logits [M,K]; None: the backbone's own head."""
+    scale: float = 1.0
+    """Factor of this view's loss."""
+    views: tuple[Mix, ...] = ()
+    """Further forwards, run before this one."""
+    losses: Mapping[str, Tensor] = attrs.field(default=None, converter=_frozen_mapping)
+    """Scalars that are known before the forward (a generator's loss)."""
+    notes: Mapping[str, Tensor] = attrs.field(default=None, converter=_frozen_mapping)
+    """[M,...] what later hooks of this iteration want back."""
+
+    @classmethod
+    def pair(cls, images: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None = None, **rest: Any) -> Mix:
+        """The usual mix of two: source 0 is the image itself with weight `lam` [M], source 1 its `partner` [M].
+
+        `mask` [M,1,h,w] is the weight of the image's own pixels.
+        """
+        own = torch.arange(partner.shape[0], device=partner.device)
+        lam = lam.to(torch.float32)
+        return cls(
+            images=images,
+            sources=torch.stack((own, partner), 1),
+            weights=torch.stack((lam, 1 - lam), 1),
+            masks=mask,
+            **rest,
+        )
+
+    @classmethod
+    def clean(cls, images: Tensor, **rest: Any) -> Mix:
+        """Unmixed images: one source, the image itself, with weight 1."""
+        rows = images.shape[0]
+        return cls(
+            images=images,
+            sources=torch.arange(rows, device=images.device)[:, None],
+            weights=torch.ones(rows, 1, device=images.device),
+            **rest,
+        )
+
+    @property
+    def partner(self) -> Tensor:
+        """[M] row that each image is mixed with; of a clean mix, the image itself."""
+        return self.sources[:, min(1, self.sources.shape[1] - 1)]
+
+    @property
+    def lam(self) -> Tensor:
+        """[M] float32 weight of source 0."""
+        return self.weights[:, 0]
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[M,1,h,w] pixel weight of source 0, None where the mix has no masks."""
+        return None if self.masks is None else self.masks[:, :1]
+
+    def masks_on(self, height: int, width: int) -> Tensor:
+        """All S masks [M,S,height,width] by nearest sampling, pixel (floor(i·h/height), floor(j·w/width)).
+
+        Raises MixcoreError for a mix of several sources that has no masks.
+        """
+        rows, count = self.sources.shape
+        if count == 1:
+            return self.weights.new_ones(rows, 1, height, width)
+        if self.masks is None:
+            raise MixcoreError(
+                "this mix has no masks; use a mixer whose images are combined by a mask (such as cutmix)"
+            )
+        masks = self.masks
+        h, w = masks.shape[-2:]
+        if h != height:
+            masks = masks.index_select(2, torch.arange(height, device=masks.device) * h // height)
+        if w != width:
+            masks = masks.index_select(3, torch.arange(width, device=masks.device) * w // width)
+        return torch.cat((masks, 1 - masks.sum(1, keepdim=True)), 1)
+
+    def targets(self, labels: Tensor, weights: Tensor | None = None) -> Targets:
+        """The mix's own sources with its own or the given `weights` [M,S]."""
+        weights = self.weights if weights is None else weights
+        return Targets(labels=labels, sources=self.sources, weights=weights.detach())
+
+
+@attrs.frozen(eq=False)
+class Attention:
+    """Self-attention of one block, from detached `queries` and `keys` [M,heads,P+T,d], averaged over heads.
+
+    Rows of the matrix A = softmax(scale · q kᵀ) sum to 1 over all P+T columns. The sums are made when asked for: the
+    whole matrix is never kept.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    scale: float
+    prefix: int
+
+    def row(self) -> Tensor:
+        """[M,T] attention that the class token pays to the patches. MixcoreError for a network without one."""
+        if self.prefix == 0:
+            raise MixcoreError("this network has no class token; use received() instead of row()")
+        scores = self.scale * self.queries[:, :, :1].float() @ self.keys.float().transpose(-2, -1)
+        return scores.softmax(-1).mean(1)[:, 0, self.prefix :]
+
+    def received(self) -> Tensor:
+        """[M,T] attention that each patch receives from all patches, averaged over them."""
+        scores = self.scale * self.queries[:, :, self.prefix :].float() @ self.keys.float().transpose(-2, -1)
+        return scores.softmax(-1).mean((1, 2))[:, self.prefix :]
+
+    def apply(self, weights: Tensor) -> Tensor:
+        """A w, [M,P+T], for `weights` [M,P+T]."""
+        scores = self.scale * self.queries.float() @ self.keys.float().transpose(-2, -1)
+        return (scores.softmax(-1).mean(1) @ weights.float()[..., None])[..., 0]
+
+
+@attrs.define(eq=False, kw_only=True)
+class ForwardOutput:
+    """What one forward of a network gave: `logits` [M,K] float32, and what was asked for beside it."""
+
+    logits: Tensor
+    features: Tensor
+    """What forward_features returned, with its graph."""
+    stages: Mapping[Stage, Tensor] = attrs.field(factory=dict)
+    """[M,C,h,w] maps of the stages asked for, under the names that were asked."""
+    attention: tuple[Attention, ...] = ()
+    """Per block, where attention was asked for."""
+    _pool: Callable[[Tensor], Tensor] | None = None
+    _flatten: Callable[[Tensor], Tensor] | None = None
+    _pooled: Tensor | None = None
+
+    @property
+    def pooled(self) -> Tensor:
+        """[M,D] input of the head, computed at the first access."""
+        if self._pooled is None:
+            assert self._pool is not None
+            self._pooled = self._pool(self.features)
+        return self._pooled
+
+    @property
+    def tokens(self) -> Tensor:
+        """[M,T,D] features at the final positions, without prefix tokens."""
+        assert self._flatten is not None
+        return self._flatten(self.features)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Step:
+    """Where the run is. `epoch` and `iteration` count from 0 over the whole run; the others are totals."""
+
+    epoch: int
+    epochs: int
+    iteration: int
+    iterations: int
+    logging: bool = False
+    may_overwrite: bool = False
+    seed: int = 0
+    group: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def progress(self) -> float:
+        """iteration / iterations."""
+        return self.iteration / self.iterations
+
+    def shared_rng(self, name: str) -> Generator:
+        """A CPU generator that draws the same on every process, in every group, at every call with this name."""
+        return keyed_generator(self.seed, self.epoch, self.iteration, "shared", name)
+
+    def device_rng(self, name: str) -> Generator:
+        """A generator on the device, for per-pixel noise: the only draws that depend on the device."""
+        return keyed_generator(self.seed, self.epoch, self.iteration, self.group, "device", name, device=self.device)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Task:
+    """What is learnt: classes or values, image layout, and the normalisation that images come with."""
+
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_kind: LabelKind = "class"
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Resident:
+    """A data set that fits in memory: `images` uint8 [n,C,H,W] and `labels` [n], kept on the training device.
+
+    `augment(images uint8 [N,C,h,w], rng)` returns uint8 images of the task's size, batched, one draw per image; None
+    leaves them as they are. Normalisation is the loader's.
+    """
+
+    images: Tensor
+    labels: Tensor
+    augment: Augment | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Data:
+    """What a data plugin builds. A Dataset is torch's map style and is read by worker processes.
+
+    It gives (image, label) with image uint8 [C,H,W], normalised on the device, or floating and normalised already.
+    `repeats` > 1 asks for repeated augmentation: each image that many times in a row, in an epoch of unchanged length.
+    """
+
+    train: torch.utils.data.Dataset[Any] | Resident
+    validation: torch.utils.data.Dataset[Any] | Resident
+    task: Task
+    repeats: int = 1
+
+
+def _part_stages(value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Part:
+    """A module that a plugin adds to the run, and how the core treats it."""
+
+    module: nn.Module
+    optimizer: Mapping[str, float] | None = attrs.field(factory=dict)
+    """Differences from [optimizer] and [schedule] (lr, min_lr, momentum, warmup_epochs, ...); None: frozen."""
+    eval: bool = False
+    """Stays in eval mode (a teacher)."""
+    save: bool = True
+    """Is in checkpoints; False where it comes from a file of its own."""
+    stages: tuple[Stage, ...] = attrs.field(default=(), converter=_part_stages)
+    """Stages that are read from it."""
