@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from mixcore.errors import MixcoreError
+from mixcore.errors import ConfigError, MixcoreError
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.types import Attention, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
@@ -13,6 +13,7 @@ from mixcore.types import Attention, Data, ForwardOutput, Mix, Part, Resident, S
 __all__ = [
     "SPEC_VERSION",
     "Attention",
+    "ConfigError",
     "Data",
     "ForwardOutput",
     "Mix",

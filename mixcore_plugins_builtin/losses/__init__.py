@@ -1,0 +1,1 @@
+"""The builtin losses: soft_cross_entropy, bce and bce_softmax."""
