@@ -1,0 +1,183 @@
+"""What a configuration may say: one keyword-only class per table, its fields the keys of the table.
+
+The string below a field is its help. A plugin's own keys are not here: they are the fields of its class.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, TypeAlias
+
+import attrs
+from attrs.validators import and_, deep_iterable, ge, gt, le, lt, min_len, optional
+
+__all__ = [
+    "DataTable",
+    "EvalConfig",
+    "MixTable",
+    "OptimizerConfig",
+    "PluginTable",
+    "RunConfig",
+    "RunSection",
+    "ScheduleConfig",
+    "TrainConfig",
+]
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Clock: TypeAlias = Literal["epoch", "iteration"]
+
+
+@attrs.frozen(kw_only=True)
+class PluginTable:
+    """A table that names a plugin; every key that is not the core's belongs to that plugin."""
+
+    name: str = attrs.field(validator=min_len(1))
+    """Name of the plugin, as `mixcore plugins` lists it."""
+    options: dict[str, Any] = attrs.field(factory=dict)
+    """The plugin's own keys, not yet checked against its class."""
+    path: str = attrs.field(default="", eq=False)
+    """Where the table stands, such as `mix[1]`; for messages only."""
+
+
+@attrs.frozen(kw_only=True)
+class MixTable(PluginTable):
+    """`[mix]`, or one of several `[[mix]]` that take turns."""
+
+    probability: float | None = attrs.field(default=None, validator=optional(and_(ge(0), le(1))))
+    """Chance in [0, 1] that this mixer gets the batch; absent: an equal share of what the others leave."""
+    group_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Samples that are mixed among themselves; absent: the batch of one process. Divides every process's share."""
+
+
+@attrs.frozen(kw_only=True)
+class DataTable(PluginTable):
+    """`[data]`: the data set and how batches are read from it."""
+
+    batch_size: int = attrs.field(default=100, validator=ge(1))
+    """Images per iteration, over all processes together."""
+    workers: int = attrs.field(default=0, validator=ge(0))
+    """Reading processes of each training process, for data sets that do not fit in memory; 0: read in the same."""
+    drop_last: bool = True
+    """Whether the incomplete last batch of an epoch is dropped."""
+
+
+@attrs.frozen(kw_only=True)
+class OptimizerConfig:
+    """`[optimizer]`, in timm's words."""
+
+    name: str = attrs.field(default="sgd", validator=min_len(1))
+    """Name of an optimizer of timm's factory: sgd, adamw, lamb, ..."""
+    lr: float = attrs.field(default=0.1, validator=ge(0))
+    """Base learning rate."""
+    momentum: float = attrs.field(default=0.9, validator=and_(ge(0), lt(1)))
+    """Momentum in [0, 1), of optimizers that have one."""
+    weight_decay: float = attrs.field(default=1e-4, validator=ge(0))
+    """Weight decay of the parameters that are not exempt."""
+    betas: tuple[float, float] | None = attrs.field(default=None, validator=optional(deep_iterable(and_(ge(0), lt(1)))))
+    """Decay rates of the running averages, each in [0, 1); absent: the optimizer's own."""
+    eps: float | None = attrs.field(default=None, validator=optional(gt(0)))
+    """Term that keeps the denominator from 0; absent: the optimizer's own."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    exempt: tuple[str, ...] = ()
+    """Parameters without weight decay: "norm_bias" (biases and everything of at most one dimension), or globs on names."""
+    options: dict[str, Any] = attrs.field(factory=dict)
+    """Further arguments of the optimizer, handed on as they are."""
+
+
+@attrs.frozen(kw_only=True)
+class ScheduleConfig:
+    """`[schedule]`: how long the run is and how the learning rate falls."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    """Shape of the learning rate over the run."""
+    epochs: int = attrs.field(default=200, validator=ge(1))
+    """Length of the run."""
+    clock: Clock = "epoch"
+    """Whether the learning rate changes once an epoch or every iteration."""
+    min_lr: float = attrs.field(default=0.0, validator=ge(0))
+    """Learning rate that the cosine falls to."""
+    warmup_epochs: int = attrs.field(default=0, validator=ge(0))
+    """Epochs of linear warm-up, always counted in iterations."""
+    warmup_ratio: float = attrs.field(default=1e-5, validator=and_(ge(0), le(1)))
+    """Factor in [0, 1] at which the warm-up starts."""
+
+
+@attrs.frozen(kw_only=True)
+class TrainConfig:
+    """`[train]`: how an iteration is computed."""
+
+    precision: Precision = "fp32"
+    """Number format of the networks' forward passes; fp16 scales the loss."""
+    accumulate: int = attrs.field(default=1, validator=ge(1))
+    """Iterations per optimizer step; each loss is divided by it."""
+    compile: bool = False
+    """Whether networks go through torch.compile."""
+    channels_last: bool = False
+    """Whether images and networks use the channels-last memory format."""
+    clip_grad: float | None = attrs.field(default=None, validator=optional(gt(0)))
+    """Largest norm of the gradient, over all parameters; absent: not clipped."""
+    sync_bn: bool = False
+    """Whether BatchNorm statistics are shared by all processes."""
+    checkpoint: bool = False
+    """Activation checkpointing: less memory, more time."""
+    ema_decay: float | None = attrs.field(default=None, validator=optional(and_(gt(0), lt(1))))
+    """Decay in (0, 1) of the averaged weights, evaluated as predictor "ema"; absent: none are kept."""
+    ema_warmup: bool = False
+    """Whether that decay grows from 0 at the start (timm's warm-up)."""
+    log_every: int = attrs.field(default=50, validator=ge(1))
+    """Iterations between two lines of the log."""
+
+
+def _protocol(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:
+    if not re.fullmatch(r"last|best|median-last-[1-9][0-9]*", value):
+        raise ValueError(f'must be "last", "best" or "median-last-N" such as "median-last-10", found "{value}"')
+
+
+@attrs.frozen(kw_only=True)
+class EvalConfig:
+    """`[eval]`: which accuracy counts."""
+
+    protocol: str = attrs.field(default="last", validator=_protocol)
+    """Accuracy that the run reports: of the last epoch, the best one, or the median of the last N."""
+    predictor: str | None = attrs.field(default=None, validator=optional(min_len(1)))
+    """Predictor that picks best.pt; absent: what the mixer suggests, or "model"."""
+    batch_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Images per evaluation batch, over all processes; absent: that of training."""
+
+
+@attrs.frozen(kw_only=True)
+class RunSection:
+    """`[run]`: where and on what the run happens; nothing here is part of the configuration's digest."""
+
+    dir: str | None = attrs.field(default=None, validator=optional(min_len(1)))
+    """Run folder; absent: runs/<name of the file>."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; "auto" takes CUDA where there is one."""
+    trace_hooks: bool = False
+    """Whether every hook call is timed and marked for profilers."""
+    port: int | None = attrs.field(default=None, validator=optional(and_(ge(1), le(65535))))
+    """Port at which several processes meet; absent: a free one."""
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """A whole configuration."""
+
+    seed: int = attrs.field(default=0, validator=and_(ge(0), le(2**63 - 1)))
+    """Key of every random draw."""
+    data: DataTable
+    backbone: PluginTable
+    mix: tuple[MixTable, ...] = ()
+    """Mixers that take turns; none: nothing is mixed."""
+    labels: PluginTable | None = None
+    """Label policy; absent: what the mixer suggests, or "weights"."""
+    loss: PluginTable | None = None
+    """Loss; absent: what the mixer suggests, or "soft_cross_entropy"."""
+    extra: tuple[PluginTable, ...] = ()
+    """Plugins without a role."""
+    optimizer: OptimizerConfig = attrs.field(factory=OptimizerConfig)
+    schedule: ScheduleConfig = attrs.field(factory=ScheduleConfig)
+    train: TrainConfig = attrs.field(factory=TrainConfig)
+    eval: EvalConfig = attrs.field(factory=EvalConfig)
+    run: RunSection = attrs.field(factory=RunSection)
