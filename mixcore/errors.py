@@ -22,6 +22,7 @@ __all__ = [
     "PreemptedError",
     "RunFolderError",
     "UnknownPluginError",
+    "UnreadableSampleError",
 ]
 
 
@@ -67,6 +68,16 @@ class DataError(MixcoreError):
     """A data set is missing, unreadable or inconsistent."""
 
     exit_code = 2
+
+
+class UnreadableSampleError(DataError):
+    """One sample cannot be read. With `skip` the loader leaves it out and counts it; without, the run stops."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, skip: bool = False) -> None:
+        super().__init__(message)
+        self.skip = skip
 
 
 class RunFolderError(MixcoreError):

@@ -7,7 +7,7 @@ K classes, S sources of a mixed image, T patch tokens, P prefix tokens, D featur
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -33,7 +33,23 @@ __all__ = [
 
 LabelKind: TypeAlias = Literal["class", "soft", "multi_label", "value"]
 Stage: TypeAlias = str | int
-Augment: TypeAlias = Callable[[Tensor, Generator], Tensor]
+
+
+class Augment(Protocol):
+    """Random augmentation of a batch on its device, a pure function of the images and of uniform draws.
+
+    The core draws the uniforms of the whole batch from one keyed generator and hands each process its rows, so that
+    the augmented batches are the same on any number of processes.
+    """
+
+    @property
+    def draws(self) -> int:
+        """Uniform numbers per image."""
+        ...
+
+    def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        """uint8 [N,C,h,w] and float32 [N,draws] in [0,1) on the same device -> uint8 [N,C,H,W]."""
+        ...
 
 
 def _frozen_mapping(value: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
@@ -234,7 +250,7 @@ class Step:
     may_overwrite: bool = False
     seed: int = 0
     group: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = attrs.field(factory=lambda: torch.device("cpu"))
 
     @property
     def progress(self) -> float:
@@ -266,8 +282,8 @@ class Task:
 class Resident:
     """A data set that fits in memory: `images` uint8 [n,C,H,W] and `labels` [n], kept on the training device.
 
-    `augment(images uint8 [N,C,h,w], rng)` returns uint8 images of the task's size, batched, one draw per image; None
-    leaves them as they are. Normalisation is the loader's.
+    `augment` is applied to training batches and gives images of the task's size; None leaves them as they are.
+    Normalisation is the loader's.
     """
 
     images: Tensor
@@ -282,7 +298,9 @@ class Resident:
 class Data:
     """What a data plugin builds. A Dataset is torch's map style and is read by worker processes.
 
-    It gives (image, label) with image uint8 [C,H,W], normalised on the device, or floating and normalised already.
+    It gives (image, label) with image uint8 [C,H,W], normalised on the device, or floating and normalised already; it
+    may draw from the global generators of python, numpy and torch, which the loader seeds per sample; it raises
+    UnreadableSampleError for a sample that it cannot read.
     `repeats` > 1 asks for repeated augmentation: each image that many times in a row, in an epoch of unchanged length.
     """
 
