@@ -1,0 +1,95 @@
+"""Evaluation of every predictor of a run on the validation set, each network run once per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mixcore.evaluate.metrics import Counts, reduce_counts
+from mixcore.types import Task
+
+__all__ = ["EvalLoader", "Predictors", "evaluate", "evaluation_mode"]
+
+Predictors = Mapping[str, tuple[nn.Module, nn.Module | None]]
+"""Name -> network and head; head None is the network's own, otherwise it maps pooled [N,D] to logits [N,K]."""
+
+_LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class EvalLoader(Protocol):
+    """The part of a validation loader that is used here: normalised images and labels on the device."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@contextmanager
+def evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule has the mode that it had, whatever its parent's was."""
+    before = {module: module.training for root in modules for module in root.modules()}
+    try:
+        for module in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def evaluate(
+    predictors: Predictors, loader: EvalLoader, *, task: Task, device: torch.device, precision: str
+) -> dict[str, dict[str, float]]:
+    """Per predictor the metrics of :data:`mixcore.evaluate.metrics.METRICS`, over all processes.
+
+    Accuracies are in percent and count every image that the loaders of all processes give, once. All processes must
+    call this together: buffers (BatchNorm statistics) are first made those of rank 0, and the sums are reduced at the
+    end. `precision` is fp32, bf16 or fp16: what the networks run under; losses are computed in float32. Parameters,
+    buffers and the mode of every submodule are as before, generators untouched.
+    """
+    heads = _by_network(predictors)
+    modules = [*heads, *(head for named in heads.values() for head in named.values() if head is not None)]
+    counts = {name: Counts(task, device) for name in predictors}
+    _share_buffers(modules)
+    with torch.no_grad(), evaluation_mode(modules):
+        for images, labels in loader.epoch(0):
+            for network, named in heads.items():
+                with _autocast(device, precision):
+                    outputs = _outputs(network, named, images)
+                for name, logits in outputs.items():
+                    counts[name].add(logits.float(), labels)
+    return reduce_counts(counts)
+
+
+def _by_network(predictors: Predictors) -> dict[nn.Module, dict[str, nn.Module | None]]:
+    """Networks in the order of their first predictor, each with its named heads."""
+    networks: dict[nn.Module, dict[str, nn.Module | None]] = {}
+    for name, (network, head) in predictors.items():
+        networks.setdefault(network, {})[name] = head
+    return networks
+
+
+def _outputs(network: Any, heads: Mapping[str, nn.Module | None], images: Tensor) -> dict[str, Tensor]:
+    """Logits [N,K] per head of one network, from one pass over the images [N,C,H,W]."""
+    if all(head is None for head in heads.values()):  # a compiled network is compiled in its forward only
+        return dict.fromkeys(heads, network(images))
+    features = network.forward_features(images)
+    pooled = network.forward_head(features, pre_logits=True)
+    return {name: network.forward_head(features) if head is None else head(pooled) for name, head in heads.items()}
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    if precision not in _LOW_PRECISION:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_LOW_PRECISION[precision])
+
+
+def _share_buffers(modules: Iterable[nn.Module]) -> None:
+    """Give every process the buffers of rank 0: without SyncBN each has seen other batches."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for buffer in {id(buffer): buffer for module in modules for buffer in module.buffers()}.values():
+        dist.broadcast(buffer, 0)

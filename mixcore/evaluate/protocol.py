@@ -1,0 +1,70 @@
+"""Which number a run reports, from its values of every epoch: best, last, or the median of the last N."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+
+import attrs
+
+from mixcore.errors import ConfigError, MixcoreError
+
+__all__ = ["Protocol", "ProtocolResult", "parse_protocol", "protocol_result", "protocol_value"]
+
+ALLOWED = '"best", "last", or "median-last-N" with a whole number N >= 1, such as "median-last-10"'
+
+
+@attrs.frozen(kw_only=True)
+class Protocol:
+    """A parsed protocol. `last` is the N of median-last-N, 1 for "last", None for "best"."""
+
+    text: str
+    last: int | None
+
+
+@attrs.frozen(kw_only=True)
+class ProtocolResult:
+    """The number a protocol gives, the epochs that it took (a best: all), and whether there were fewer than it asks."""
+
+    value: float
+    epochs: int
+    partial: bool = False
+
+
+def parse_protocol(text: str) -> Protocol:
+    """Read a protocol; ConfigError names the allowed values."""
+    if text in ("best", "last"):
+        return Protocol(text=text, last=1 if text == "last" else None)
+    match = re.fullmatch(r"median-last-([1-9][0-9]*)", text)
+    if match is None:
+        raise ConfigError(f"eval.protocol is {text!r}; allowed: {ALLOWED}")
+    return Protocol(text=text, last=int(match[1]))
+
+
+def protocol_value(protocol: str, values: Sequence[float], *, higher_is_better: bool = True) -> float:
+    """The value of :func:`protocol_result`; fewer epochs than the protocol needs raise MixcoreError."""
+    return protocol_result(protocol, values, higher_is_better=higher_is_better).value
+
+
+def protocol_result(
+    protocol: str, values: Sequence[float], *, higher_is_better: bool = True, allow_partial: bool = False
+) -> ProtocolResult:
+    """What `protocol` gives for `values`, one per epoch in order; the unit that goes in comes out.
+
+    median-last-N takes epochs E-N+1 .. E of E (counted from 1): exactly N, for even N the mean of the two middle
+    values. Fewer than N raise MixcoreError, or with `allow_partial` give the median of those there are, marked partial.
+    """
+    parsed = parse_protocol(protocol)
+    if not values:
+        raise MixcoreError(f"no epoch has been evaluated, so {protocol} has no value; train for at least one epoch")
+    if parsed.last is None:
+        return ProtocolResult(value=(max if higher_is_better else min)(values), epochs=len(values))
+    window = values[-parsed.last :]
+    partial = len(window) < parsed.last
+    if partial and not allow_partial:
+        raise MixcoreError(
+            f"{protocol} needs {parsed.last} evaluated epochs and there are {len(values)}; train longer, or choose "
+            f'"median-last-{len(values)}", "last" or "best"'
+        )
+    return ProtocolResult(value=statistics.median(window), epochs=len(window), partial=partial)
