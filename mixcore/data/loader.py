@@ -1,0 +1,84 @@
+"""The loaders of a run: one interface over sets that live on the device and sets that workers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mixcore.data.checks import check_resident
+from mixcore.data.resident import ResidentEvalLoader, ResidentTrainLoader
+from mixcore.data.sampling import Batches, evaluation_share
+from mixcore.data.transfer import InputImages
+from mixcore.data.workers import WorkerEvalLoader, WorkerTrainLoader
+from mixcore.types import Data, Resident
+
+__all__ = ["Loader", "build_eval_loader", "build_train_loader"]
+
+
+class Loader(Protocol):
+    """Batches of one process, on its device."""
+
+    def __len__(self) -> int:
+        """Iterations per epoch."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches start, start + 1, ... of the epoch: images float32 [N,C,H,W], normalised, and labels.
+
+        Starting inside an epoch gives exactly the batches that the whole epoch gives from there on.
+        """
+        ...
+
+
+def build_train_loader(
+    data: Data,
+    *,
+    batch_size: int,
+    workers: int,
+    drop_last: bool,
+    seed: int,
+    rank: int,
+    world: int,
+    device: torch.device,
+    channels_last: bool,
+) -> Loader:
+    """Loader of the training set for process `rank` of `world`; `batch_size` counts over all processes.
+
+    `workers` processes read a Dataset (0: this process reads); a Resident needs none. Raises ConfigError for a batch
+    size that cannot be shared equally or is larger than the set, DataError for images or labels that do not fit.
+    """
+    inputs = InputImages(data.task, device, channels_last=channels_last)
+    if isinstance(data.train, Resident):
+        check_resident(data.train, data.task, "the training set")
+    batches = Batches(
+        samples=len(data.train),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        drop_last=drop_last,
+        seed=seed,
+        rank=rank,
+        world=world,
+        repeats=data.repeats,
+    )
+    if isinstance(data.train, Resident):
+        return ResidentTrainLoader(data.train, batches, inputs, device)
+    return WorkerTrainLoader(data.train, data.task, batches, inputs, workers=workers, device=device)
+
+
+def build_eval_loader(
+    data: Data, *, batch_size: int, workers: int, rank: int, world: int, device: torch.device, channels_last: bool
+) -> Loader:
+    """Loader of the validation set: over all processes every sample exactly once, whatever its size.
+
+    `batch_size` counts over all processes and need not be a multiple of them. Raises DataError for an empty set, and
+    for images or labels that do not fit.
+    """
+    inputs = InputImages(data.task, device, channels_last=channels_last)
+    if isinstance(data.validation, Resident):
+        check_resident(data.validation, data.task, "the validation set")
+    shares = evaluation_share(len(data.validation), batch_size, rank, world)  # type: ignore[arg-type]
+    if isinstance(data.validation, Resident):
+        return ResidentEvalLoader(data.validation, shares, inputs, device)
+    return WorkerEvalLoader(data.validation, data.task, shares, inputs, workers=workers, device=device)
