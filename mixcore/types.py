@@ -189,10 +189,12 @@ class Attention:
     keys: Tensor
     scale: float
     prefix: int
+    class_token: bool = True
+    """Whether the first prefix token is a class token; registers alone are none."""
 
     def row(self) -> Tensor:
         """[M,T] attention that the class token pays to the patches. MixcoreError for a network without one."""
-        if self.prefix == 0:
+        if self.prefix == 0 or not self.class_token:
             raise MixcoreError("this network has no class token; use received() instead of row()")
         scores = self.scale * self.queries[:, :, :1].float() @ self.keys.float().transpose(-2, -1)
         return scores.softmax(-1).mean(1)[:, 0, self.prefix :]

@@ -1,0 +1,65 @@
+"""Feature maps in one layout, whatever the network puts out: NCHW, NHWC (Swin), or tokens with or without prefix."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mixcore.errors import MixcoreError
+
+__all__ = ["as_map", "as_tokens", "grid_of", "prefix_tokens"]
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """P: class, distillation and register tokens that stand before the patch tokens; 0 where there are none."""
+    return int(getattr(model, "num_prefix_tokens", 0) or 0)
+
+
+def grid_of(tokens: int, height: int, width: int) -> tuple[int, int]:
+    """The grid (h, w) of `tokens` patches of an image of `height` x `width` pixels: h·w = tokens, as wide as the image.
+
+    MixcoreError where no such grid exists.
+    """
+    rows = max(1, round((tokens * height / width) ** 0.5))
+    if tokens % rows:
+        raise MixcoreError(f"{tokens} tokens form no grid of the shape of a {height}x{width} image")
+    return rows, tokens // rows
+
+
+def as_map(model: nn.Module, raw: Tensor, height: int, width: int) -> Tensor:
+    """Output of a stage of `model` as [M,C,h,w], for images of `height` x `width` pixels.
+
+    Takes [M,C,h,w], [M,h,w,C] of networks whose `output_fmt` is NHWC, and tokens [M,P+T,C], whose prefix is dropped.
+    """
+    if raw.ndim == 4:
+        return raw.permute(0, 3, 1, 2) if _is_channels_last(model) else raw
+    if raw.ndim == 3:
+        patches = _patches(model, raw, height, width)
+        rows, columns = grid_of(patches.shape[1], height, width)
+        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+    raise MixcoreError(f"a stage that put out {list(raw.shape)} is no feature map; expected 3 or 4 dimensions")
+
+
+def as_tokens(model: nn.Module, raw: Tensor) -> Tensor:
+    """Output of forward_features as [M,T,D]: final positions in row order, without prefix tokens."""
+    if raw.ndim == 4:
+        return raw.flatten(1, 2) if _is_channels_last(model) else raw.flatten(2).transpose(1, 2)
+    if raw.ndim == 3:
+        return raw[:, prefix_tokens(model) :]
+    raise MixcoreError(f"{type(model).__name__} puts out {list(raw.shape)}, which has no positions")
+
+
+def _patches(model: nn.Module, raw: Tensor, height: int, width: int) -> Tensor:
+    """Tokens without prefix. In networks whose class token joins late (CaiT) early blocks have no prefix to drop."""
+    prefix = prefix_tokens(model)
+    if prefix and _is_grid(raw.shape[1], height, width) and not _is_grid(raw.shape[1] - prefix, height, width):
+        return raw
+    return raw[:, prefix:]
+
+
+def _is_grid(tokens: int, height: int, width: int) -> bool:
+    rows = round((tokens * height / width) ** 0.5)
+    return rows > 0 and rows * rows * width == tokens * height
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    return getattr(model, "output_fmt", "NCHW") == "NHWC"

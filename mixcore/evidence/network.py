@@ -1,0 +1,141 @@
+"""A network as the core runs it: autocast around it, taps inside it, compiled when the run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from mixcore.errors import ConfigError, MixcoreError
+from mixcore.evidence.attention import has_attention
+from mixcore.evidence.layout import as_map, as_tokens, prefix_tokens
+from mixcore.evidence.modes import mode
+from mixcore.evidence.stages import FEATURES, resolve_stage, stage_names
+from mixcore.evidence.taps import Taps
+from mixcore.types import ForwardOutput, Stage
+
+__all__ = ["Network", "capabilities"]
+
+
+def capabilities(module: nn.Module) -> frozenset[str]:
+    """What plugins may need of a backbone and this one offers.
+
+    "stages": it lists its feature maps. "attention": its attention blocks can be read. "tokens": it puts out features
+    at positions (every network with timm's forward_features does). "class_activation": its head pools over positions
+    and ends in a linear classifier, so that a logit is a sum over positions.
+    """
+    offers = {
+        "stages": bool(stage_names(module)),
+        "attention": has_attention(module),
+        "tokens": hasattr(module, "forward_features"),
+        "class_activation": _pools_positions(module),
+    }
+    return frozenset(name for name, offered in offers.items() if offered)
+
+
+def _pools_positions(module: nn.Module) -> bool:
+    """A head that reads a class token, or attends, leaves the other positions without a share in the logit."""
+    if not hasattr(module, "get_classifier"):
+        return False
+    reads_positions = prefix_tokens(module) == 0 or "avg" in str(getattr(module, "global_pool", ""))
+    attends = getattr(module, "attn_pool", None) is not None
+    return isinstance(module.get_classifier(), nn.Linear | nn.Conv2d) and reads_positions and not attends
+
+
+class Network:
+    """Runs `module`, which has timm's forward_features and forward_head; its parameters and state stay with it.
+
+    `stages` and `attention` declare what forwards may ask for later: their taps are set here, before compiling.
+    `autocast` opens the precision that the network runs under. ConfigError for a stage or attention that it lacks.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        stages: Sequence[Stage] = (),
+        attention: bool = False,
+        compile: bool = False,  # noqa: A002 - the word of the configuration
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        if attention and not has_attention(module):
+            raise ConfigError(
+                f"{type(module).__name__} has no attention that can be read; use a ViT, DeiT, Swin or PVTv2 backbone, "
+                'or, where the plugin offers it, source = "energy"'
+            )
+        self.module = module
+        self._autocast = autocast
+        self._names = {stage: resolve_stage(module, stage) for stage in stages}
+        self._attention = attention
+        tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
+        self._taps = Taps(module, tapped, attention, compile)
+        self._features: Callable[..., Tensor] = module.forward_features  # type: ignore[assignment]
+        self._head: Callable[..., Tensor] = module.forward_head  # type: ignore[assignment]
+        if compile:
+            self._features, self._head = torch.compile(self._features), torch.compile(self._head)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        head: nn.Module | None = None,
+        stages: Sequence[Stage] = (),
+        attention: bool = False,
+        stage: Stage | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> ForwardOutput:
+        """One forward of `images` [M,C,H,W], in the module's present mode and with the present grad mode.
+
+        `head` takes float32 pooled features [M,D] to logits in place of the network's own. `stages` and `attention`
+        are kept in the output; `transform` replaces the feature map at `stage`, raw as the module gave it. Head and
+        transform run with autocast off. MixcoreError for a stage or attention that was not declared.
+        """
+        at = None if transform is None or stage is None else self._name(stage)
+        if transform is not None and at is None:
+            images = transform(images)
+        asked = {stage: self._name(stage) for stage in stages}
+        read = {name for name in asked.values() if name is not None and name != FEATURES}
+        tapped = at if at != FEATURES else None
+        if attention and not self._attention:
+            raise MixcoreError('attention was not declared; write needs = frozenset({"attention"}) in the plugin class')
+        with self._autocast():
+            with self._taps.listening(read, tapped, transform, attention) as heard:
+                features = self._features(images)
+            if transform is not None and at == FEATURES:
+                with torch.autocast(features.device.type, enabled=False):
+                    features = transform(features)
+            logits = self._head(features) if head is None else None
+        maps = {None: images, FEATURES: features, **heard.maps}
+        output = ForwardOutput(
+            logits=features if logits is None else logits.float(),
+            features=features,
+            stages={stage: self._map(maps[name], name, images) for stage, name in asked.items()},
+            attention=tuple(heard.attention),
+            pool=self._pool_as_now(),
+            flatten=lambda raw: as_tokens(self.module, raw),
+        )
+        if head is not None:
+            output.logits = head(output.pooled).float()
+        return output
+
+    def _name(self, stage: Stage) -> str | None:
+        """Module name of a stage; those that need a tap must have been declared."""
+        name = self._names[stage] if stage in self._names else resolve_stage(self.module, stage)
+        if name is None or name == FEATURES or name in self._names.values():
+            return name
+        raise MixcoreError(f"stage {stage!r} was not declared; write stages = ({stage!r},) in the plugin class")
+
+    def _map(self, raw: Tensor, name: str | None, images: Tensor) -> Tensor:
+        return raw if name is None else as_map(self.module, raw, *images.shape[-2:])
+
+    def _pool_as_now(self) -> Callable[[Tensor], Tensor]:
+        """Pooling for later, in the grad mode and the train or eval mode of now (heads have dropout)."""
+        grad, training = torch.is_grad_enabled(), self.module.training
+
+        def pool(features: Tensor) -> Tensor:
+            with torch.set_grad_enabled(grad), mode(self.module, training), self._autocast():
+                return self._head(features, pre_logits=True).float()
+
+        return pool

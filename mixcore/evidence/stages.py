@@ -1,0 +1,66 @@
+"""Stages: the feature maps of a network, by module name or by number."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from torch import nn
+
+from mixcore.errors import ConfigError
+from mixcore.types import Stage
+
+__all__ = ["FEATURES", "resolve_stage", "stage_names"]
+
+FEATURES = "features"
+"""The last stage, before the head: what forward_features puts out."""
+
+
+def stage_names(model: nn.Module) -> tuple[str, ...]:
+    """Module names of the stages 1, 2, ... of `model`, from timm's feature_info without its stem.
+
+    A stem is a first entry of another kind than the second (ResNet: act1, layer1, layer2, ...). Empty where the
+    network has no feature_info.
+    """
+    names = _module_names(getattr(model, "feature_info", None) or ())
+    if len(names) > 1 and _kind(names[0]) != _kind(names[1]):
+        names = names[1:]
+    return tuple(names)
+
+
+def _module_names(feature_info: Sequence[object]) -> list[str]:
+    entries = feature_info.get_dicts() if hasattr(feature_info, "get_dicts") else feature_info
+    return [entry["module"] if isinstance(entry, dict) else str(entry) for entry in entries]
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
+def resolve_stage(model: nn.Module, stage: Stage) -> str | None:
+    """Name of the module whose output is `stage`; "features" for the last one; None for the input.
+
+    A number counts as :func:`stage_names` does, from 1; 0 is the input and negative numbers count from the end.
+    ConfigError for a stage that the network lacks, naming those it has.
+    """
+    names = stage_names(model)
+    if isinstance(stage, int):
+        if stage == 0:
+            return None
+        if -len(names) <= stage <= len(names):
+            return names[stage - 1 if stage > 0 else stage]
+    elif stage == FEATURES or stage in names or (stage and stage in dict(model.named_modules())):
+        return stage
+    raise ConfigError(_refusal(model, stage, names))
+
+
+def _refusal(model: nn.Module, stage: Stage, names: tuple[str, ...]) -> str:
+    counted = ", ".join(f"{number} ({name})" for number, name in enumerate(names, 1))
+    known = f"0 (the input), {counted}, features" if names else "0 (the input), features"
+    near = difflib.get_close_matches(str(stage), [*names, FEATURES], 1)
+    nearest = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"{type(model).__name__} has no stage {stage!r}; its stages: {known}, or any module that puts out a feature "
+        f"map, by its name{nearest}"
+    )
