@@ -9,7 +9,7 @@ import re
 from typing import Any, Literal, TypeAlias
 
 import attrs
-from attrs.validators import and_, deep_iterable, ge, gt, le, lt, min_len, optional
+from attrs.validators import and_, ge, gt, le, lt, min_len, optional
 
 __all__ = [
     "DataTable",
@@ -25,6 +25,11 @@ __all__ = [
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Clock: TypeAlias = Literal["epoch", "iteration"]
+
+
+def _each_below_one(_instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in value):
+        raise ValueError(f"'{attribute.name}' must each be in [0, 1): {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,14 +78,14 @@ class OptimizerConfig:
     """Momentum in [0, 1), of optimizers that have one."""
     weight_decay: float = attrs.field(default=1e-4, validator=ge(0))
     """Weight decay of the parameters that are not exempt."""
-    betas: tuple[float, float] | None = attrs.field(default=None, validator=optional(deep_iterable(and_(ge(0), lt(1)))))
+    betas: tuple[float, float] | None = attrs.field(default=None, validator=optional(_each_below_one))
     """Decay rates of the running averages, each in [0, 1); absent: the optimizer's own."""
     eps: float | None = attrs.field(default=None, validator=optional(gt(0)))
     """Term that keeps the denominator from 0; absent: the optimizer's own."""
     nesterov: bool = False
     """Nesterov momentum."""
     exempt: tuple[str, ...] = ()
-    """Parameters without weight decay: "norm_bias" (biases and everything of at most one dimension), or globs on names."""
+    """Parameters without weight decay: "norm_bias" (all biases, all of at most one dimension), or globs on names."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """Further arguments of the optimizer, handed on as they are."""
 
@@ -129,9 +134,10 @@ class TrainConfig:
     """Iterations between two lines of the log."""
 
 
-def _protocol(_instance: object, _attribute: attrs.Attribute[str], value: str) -> None:
+def _protocol(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
     if not re.fullmatch(r"last|best|median-last-[1-9][0-9]*", value):
-        raise ValueError(f'must be "last", "best" or "median-last-N" such as "median-last-10", found "{value}"')
+        allowed = '"last", "best" or "median-last-N" such as "median-last-10"'
+        raise ValueError(f"'protocol' must be {allowed}: \"{value}\"")
 
 
 @attrs.frozen(kw_only=True)

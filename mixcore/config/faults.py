@@ -1,0 +1,66 @@
+"""Faults of a configuration: collected first, then raised all at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn, TypeAlias
+
+import attrs
+
+from mixcore.errors import ConfigError, MixcoreError
+
+__all__ = ["Fault", "Path", "dotted", "nearest", "raise_faults", "suggestion"]
+
+Path: TypeAlias = tuple[str | int, ...]
+"""Where something stands in the tree of tables: ("mix", 1, "alpha") is written mix[1].alpha."""
+
+
+@attrs.frozen
+class Fault:
+    """One thing that is wrong: where it stands, and what was found and is allowed."""
+
+    path: Path
+    message: str
+    error: MixcoreError | None = None
+    """The error to raise where this is the only fault; None: a ConfigError."""
+
+
+def dotted(path: Path) -> str:
+    """The path as it is written in messages."""
+    text = ""
+    for key in path:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is spelt most like `name`, case aside; None where nothing comes near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean "alpha"?`, or nothing."""
+    found = nearest(name, choices)
+    return f'; did you mean "{found}"?' if found else ""
+
+
+def raise_faults(faults: Sequence[Fault], place: Callable[[Path], str], source: str) -> NoReturn:
+    """Raise all faults as one ConfigError, or a lone one as the error it brings.
+
+    `place` gives the file and line of a path, or an empty string; `source` is what the heading calls the configuration.
+    """
+
+    def line(fault: Fault) -> str:
+        return ": ".join(text for text in (place(fault.path), dotted(fault.path), fault.message) if text)
+
+    if len(faults) == 1:
+        fault = faults[0]
+        if fault.error is None:
+            raise ConfigError(line(fault))
+        raise type(fault.error)(line(fault)) from fault.error.__cause__
+    heading = f"{len(faults)} faults" + (f" in {source}" if source else "")
+    cause = next((fault.error for fault in faults if fault.error is not None), None)
+    raise ConfigError("\n  ".join((f"{heading}:", *map(line, faults)))) from cause
