@@ -7,7 +7,7 @@ their values are not read, because reading stalls a device (the contract tests c
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pluggy
@@ -18,7 +18,7 @@ from mixcore.errors import BrokenPluginError, HookError
 from mixcore.hooks.markers import PROJECT
 from mixcore.types import Data, Mix, Part, Targets
 
-__all__ = ["HOOKS", "PluginCalls", "check_implementations"]
+__all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper"]
 
 HOOKS = (
     "build_data",
@@ -228,14 +228,6 @@ def _check_sources(where: str, sources: Tensor, weights: Tensor, rows: int) -> N
         raise HookError(f"{where} gave weights {_describe(weights)}; expected float32 {list(sources.shape)}")
 
 
-def wrapper_arguments(manager: pluggy.PluginManager, hook: str) -> frozenset[str]:
-    """Names of the arguments that wrappers of the hook ask for."""
-    implementations: Iterable[pluggy.HookImpl] = getattr(manager.hook, hook).get_hookimpls()
-    return frozenset(argument for i in implementations if _is_wrapper(i) for argument in i.argnames)
-
-
-def probabilities_of(given: Sequence[float | None]) -> tuple[float, ...]:
-    """Probability of each [[mix]] table: those given, the rest of 1 shared equally among those without one."""
-    missing = sum(value is None for value in given)
-    rest = max(0.0, 1.0 - sum(value for value in given if value is not None))
-    return tuple(rest / missing if value is None else value for value in given)
+def has_wrapper(manager: pluggy.PluginManager, hook: str) -> bool:
+    """Whether any plugin wraps the hook."""
+    return any(_is_wrapper(implementation) for implementation in getattr(manager.hook, hook).get_hookimpls())

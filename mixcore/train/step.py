@@ -1,0 +1,175 @@
+"""One iteration as the forward of one module: mix, forwards, labels, losses.
+
+The module holds the trained network and all parts of plugins, and is what DistributedDataParallel wraps: a method may
+run networks several times and gradients still agree on all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixcore.config.schema import OptimizerConfig, ScheduleConfig
+from mixcore.errors import CheckpointError
+from mixcore.train.iteration import Iteration, Machinery, Report
+from mixcore.train.optimizer import Trained, parameter_groups
+from mixcore.types import Mix, Part, Step, Targets
+
+__all__ = ["Predictor", "TrainingStep"]
+
+Predictor = tuple[nn.Module, nn.Module | None]
+"""A network and the head that reads its pooled features; None: the network's own head."""
+
+
+class TrainingStep(nn.Module):
+    """The whole iteration. Made by :func:`mixcore.train.build.build_step` and :func:`mixcore.create_step`.
+
+    `loss, report = step(images, labels)`, then the caller's backward and optimizer step, then `step.after_step()`.
+    """
+
+    def __init__(
+        self,
+        machinery: Machinery,
+        *,
+        seed: int,
+        epochs: int,
+        iterations: int,
+        rank: int,
+        find_unused_parameters: bool,
+    ) -> None:
+        super().__init__()
+        self.model = machinery.network.module
+        installed = [one for one in machinery.installed if one.parts]
+        self.parts = nn.ModuleDict({one.key: nn.ModuleDict(dict(one.modules)) for one in installed})
+        self.find_unused_parameters = find_unused_parameters
+        self._machinery = machinery
+        self._seed, self._epochs, self._iterations, self._rank = seed, epochs, iterations, rank
+        self._next = 0
+        self._last: Step | None = None
+        self.train()
+
+    # --- the iteration -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        epoch: int | None = None,
+        iteration: int | None = None,
+        logging: bool = False,
+    ) -> tuple[Tensor, Report]:
+        """One iteration on `images` float [N,C,H,W] and `labels` int64 [N] or float [N,K]: (scalar loss, report).
+
+        `epoch` and `iteration` count from 0 over the whole run; without them the step counts its own calls.
+        """
+        self._last = self._step(images.device, epoch, iteration, logging)
+        self._next = self._last.iteration + 1
+        with self._machinery.precision.hooks(images.device):
+            return Iteration(self._machinery, images, labels, self._last).run()
+
+    def mix_batch(
+        self, images: Tensor, labels: Tensor, *, mixer: int, epoch: int = 0, iteration: int = 0
+    ) -> tuple[Mix, Targets]:
+        """What mixer number `mixer` makes of a batch at that point of the run, for pictures and measurements."""
+        step = self._step(images.device, epoch, iteration, logging=False)
+        with self._machinery.precision.hooks(images.device):
+            run = Iteration(self._machinery.keeping_batches(), images, labels, step)
+            mix = run.mix(mixer)
+            return mix, run.targets(mix)
+
+    def _step(self, device: torch.device, epoch: int | None, iteration: int | None, logging: bool) -> Step:
+        iteration = self._next if iteration is None else iteration
+        if epoch is None:
+            epoch = min(iteration * self._epochs // self._iterations, self._epochs - 1)
+        return Step(
+            epoch=epoch,
+            epochs=self._epochs,
+            iteration=iteration,
+            iterations=self._iterations,
+            logging=logging,
+            seed=self._seed,
+            group=self._rank,
+            device=device,
+        )
+
+    def train(self, mode: bool = True) -> TrainingStep:
+        """Train or eval mode for all modules but the parts that always stay in eval mode."""
+        super().train(mode)
+        for _, _, part in self._each_part():
+            if part.eval:
+                part.module.eval()
+        return self
+
+    # --- optimizer and what follows it -------------------------------------------------------------------------------
+
+    def trained(self) -> list[Trained]:
+        """What the optimizer is given: the network, and each part that trains with its differences."""
+        trained = [Trained(name="backbone", module=self.model)]
+        for key, name, part in self._each_part():
+            if part.optimizer is not None:
+                trained.append(Trained(name=f"{key}.{name}", module=part.module, differences=part.optimizer))
+        return trained
+
+    def param_groups(self, lr: float, weight_decay: float = 0.0, **settings: Any) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer of your own: the network with `lr` and `weight_decay`, parts beside it.
+
+        `settings` are further fields of the configuration's [optimizer]; a part's own learning rate wins over `lr`.
+        """
+        optimizer = OptimizerConfig(lr=lr, weight_decay=weight_decay, **settings)
+        return parameter_groups(self.trained(), optimizer, ScheduleConfig())
+
+    def after_step(self) -> None:
+        """Tell the plugins that an optimizer step took place, at the place in the run of the last forward."""
+        if self._last is None:
+            return
+        with torch.no_grad():
+            for one in self._machinery.installed:
+                one.calls.after_step(model=self.model, modules=one.modules, step=self._last)
+
+    def predictors(self) -> dict[str, Predictor]:
+        """What can be evaluated: `model`, and what plugins add."""
+        found: dict[str, Predictor] = {"model": (self.model, None)}
+        for one in self._machinery.installed:
+            found.update(one.calls.predictors(model=self.model, modules=one.modules))
+        return found
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """Tensors of the network and of all parts that belong into a checkpoint, by name."""
+        left_out = tuple(f"parts.{key}.{name}." for key, name, part in self._each_part() if not part.save)
+        state = self.state_dict()
+        return {
+            name: value for name, value in state.items() if isinstance(value, Tensor) and not name.startswith(left_out)
+        }
+
+    def load_saved_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what saved_state gave. CheckpointError where names or shapes differ."""
+        expected = self.saved_state()
+        missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+        shapes = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
+        if missing or unknown or shapes:
+            faults = [("missing", missing), ("unknown", unknown), ("of another shape", sorted(shapes))]
+            found = "; ".join(f"{kind}: {', '.join(names[:4])}" for kind, names in faults if names)
+            raise CheckpointError(
+                f"the saved tensors do not fit this network and its parts ({found}); "
+                "load them with the configuration that they were trained with"
+            )
+        self.load_state_dict(dict(state), strict=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many iterations the step has counted, for loops that do not pass `iteration`."""
+        return {"next": self._next}
+
+    def set_extra_state(self, state: Mapping[str, int]) -> None:
+        """Continue counting where the saved step stopped."""
+        self._next = state["next"]
+
+    def _each_part(self) -> Iterator[tuple[str, str, Part]]:
+        for one in self._machinery.installed:
+            for name, part in one.parts.items():
+                yield one.key, name, part
