@@ -5,23 +5,55 @@
 
 from __future__ import annotations
 
-from mixcore.errors import ConfigError, MixcoreError
+from mixcore.errors import ConfigError, DataError, MixcoreError, UnreadableSampleError
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
-from mixcore.types import Attention, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
+from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
+from mixcore.ops.boxes import Box, box_around, box_lam, box_mask, boxes_around, boxes_inside, boxes_lam, boxes_of_sides
+from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, take_rows, unmixed
+from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
+from mixcore.ops.partners import PartnerRule, draw_partners
+from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
     "SPEC_VERSION",
     "Attention",
+    "Augment",
+    "Box",
     "ConfigError",
+    "CropFlip",
     "Data",
+    "DataError",
     "ForwardOutput",
     "Mix",
     "MixcoreError",
+    "PaddingMode",
     "Part",
+    "PartnerRule",
     "Resident",
     "Step",
     "Targets",
     "Task",
+    "UnreadableSampleError",
+    "beta",
+    "beta_per_sample",
+    "blend",
+    "box_around",
+    "box_lam",
+    "box_mask",
+    "boxes_around",
+    "boxes_inside",
+    "boxes_lam",
+    "boxes_of_sides",
+    "crop_flip",
+    "draw_partners",
+    "happens",
     "hookimpl",
+    "paste_box",
+    "paste_boxes",
+    "select_boxes",
+    "send",
+    "take_rows",
+    "uniforms",
+    "unmixed",
 ]

@@ -16,11 +16,13 @@ __all__ = [
     "InterruptedRunError",
     "MixcoreError",
     "NonFiniteLossError",
+    "OptionValueError",
     "PluginConflictError",
     "PluginError",
     "PluginVersionError",
     "PreemptedError",
     "RunFolderError",
+    "StorageError",
     "UnknownPluginError",
     "UnreadableSampleError",
 ]
@@ -36,6 +38,10 @@ class ConfigError(MixcoreError):
     """The configuration is refused; the message lists every fault found, one per line."""
 
     exit_code = 2
+
+
+class OptionValueError(ConfigError, ValueError):
+    """An option has a value that these images or this task cannot take; also a ValueError for foreign loops."""
 
 
 class PluginError(MixcoreError):
@@ -84,6 +90,10 @@ class RunFolderError(MixcoreError):
     """The run folder cannot be written, or belongs to another configuration."""
 
     exit_code = 2
+
+
+class StorageError(MixcoreError):
+    """The disk refused a write while the run went on; what was there before is untouched."""
 
 
 class CheckpointError(MixcoreError):

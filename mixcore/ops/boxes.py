@@ -1,0 +1,96 @@
+"""Axis-aligned boxes: where they lie, the masks they leave, and the label weight that goes with them.
+
+A box covers rows top..bottom-1 and columns left..right-1; it is empty where bottom = top or right = left. One box for
+the whole batch is a :class:`Box` of Python ints; one per image is an int64 tensor [N,4] in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixcore.errors import OptionValueError
+
+__all__ = ["Box", "box_around", "box_lam", "box_mask", "boxes_around", "boxes_inside", "boxes_lam", "boxes_of_sides"]
+
+
+class Box(NamedTuple):
+    """One box in pixels, ends exclusive."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether it covers no pixel."""
+        return self.bottom <= self.top or self.right <= self.left
+
+
+def box_around(lam: float, centre: tuple[float, float], height: int, width: int) -> Box:
+    """CutMix's box of area about 1 - lam around a centre pixel, clipped to the image (methods/cutmix.md, steps 2-4).
+
+    `centre` (vertical, horizontal) is uniform in [0, 1), scaled to pixels and floored here. Python floats are float64,
+    which the page asks for: a float32 side can fall just below an integer.
+    """
+    ratio = math.sqrt(1 - lam)
+    half_h, half_w = math.floor(height * ratio) // 2, math.floor(width * ratio) // 2
+    y, x = math.floor(centre[0] * height), math.floor(centre[1] * width)
+    return Box(max(y - half_h, 0), min(y + half_h, height), max(x - half_w, 0), min(x + half_w, width))
+
+
+def boxes_around(lam: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
+    """:func:`box_around` for each image: `lam` [N] and `centres` [N,2] float64 -> [N,4] int64."""
+    size = torch.tensor([height, width], dtype=torch.float64, device=lam.device)
+    halves = (size * (1 - lam).sqrt()[:, None]).floor_().div_(2).floor_()
+    pixels = (centres * size).floor_()
+    low, high = (pixels - halves).clamp_min_(0), torch.minimum(pixels + halves, size)
+    return torch.stack((low, high), 2).flatten(1).long()
+
+
+def boxes_of_sides(minmax: tuple[float, float], draws: Tensor, height: int, width: int) -> Tensor:
+    """Boxes whose sides are uniform in a range, inside the image: [N,4] int64 (methods/cutmix.md, option `minmax`).
+
+    Each side is an integer in [floor(size·lo), floor(size·hi)), its position one in [0, size - side). `draws` [N,4] are
+    uniform in [0, 1): vertical and horizontal side, then top and left. OptionValueError where a range holds no integer.
+    """
+    lows, highs = ([math.floor(size * share) for size in (height, width)] for share in minmax)
+    if any(low >= high for low, high in zip(lows, highs, strict=True)):
+        raise OptionValueError(
+            f"minmax = {list(minmax)} leaves no box side in an image of {height}x{width}: floor(size·lo) must be below "
+            f"floor(size·hi), found {lows} and {highs} (rows, columns); widen minmax"
+        )
+    low, span, size = draws.new_tensor((lows, [b - a for a, b in zip(lows, highs, strict=True)], (height, width)))
+    sides = low + (draws[:, :2] * span).floor_()
+    starts = (draws[:, 2:] * (size - sides)).floor_()
+    return torch.stack((starts, starts + sides), 2).flatten(1).long()
+
+
+def box_lam(box: Box, height: int, width: int) -> float:
+    """Share of the image outside the box: the mean of its mask."""
+    return 1 - (box.bottom - box.top) * (box.right - box.left) / (height * width)
+
+
+def boxes_lam(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Share of each image outside its box, [N] float32: the mean of its mask, from the coordinates."""
+    top, bottom, left, right = boxes.unbind(1)
+    return (1 - ((bottom - top) * (right - left)).double() / (height * width)).float()
+
+
+def box_mask(box: Box, height: int, width: int, device: torch.device) -> Tensor:
+    """Mask of one box, 0 inside and 1 outside: [1,1,H,W] float32."""
+    mask = torch.ones(1, 1, height, width, device=device)
+    mask[:, :, box.top : box.bottom, box.left : box.right] = 0
+    return mask
+
+
+def boxes_inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Where each image lies in its box: bool [N,1,H,W], on the device of the boxes."""
+    top, bottom, left, right = boxes[:, :, None, None, None].unbind(1)
+    rows = torch.arange(height, device=boxes.device)[:, None]
+    columns = torch.arange(width, device=boxes.device)
+    return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))

@@ -1,0 +1,83 @@
+"""Two images into one: by a ratio, or by pasting boxes. dtype, device and memory format of the images are kept.
+
+The images carry no gradient. Everything is selection or interpolation of the originals, so that a weight of exactly 0
+or 1 returns the partner's or the image's own bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mixcore.ops.boxes import Box, boxes_inside
+from mixcore.types import Mix
+
+__all__ = ["blend", "paste_box", "paste_boxes", "select_boxes", "take_rows", "unmixed"]
+
+
+def take_rows(images: Tensor, rows: Tensor) -> Tensor:
+    """images[rows] as a new tensor in the memory format of `images` [N,C,H,W]; `rows` int64 [N]."""
+    # index_select alone falls to a slow path and to the contiguous format for channels_last; into `out` it does neither
+    return torch.index_select(images, 0, rows, out=torch.empty_like(images))
+
+
+def blend(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
+    """lam · x + (1 - lam) · x[partner], one `lam` or one per image [N]; a new tensor, one gather and one lerp."""
+    mixed = take_rows(images, partner)
+    if isinstance(lam, Tensor):
+        return mixed.lerp_(images, lam.to(images.dtype)[:, None, None, None])
+    return mixed.lerp_(images, lam)
+
+
+def paste_box(images: Tensor, partner: Tensor, box: Box, overwrite: bool = False) -> Tensor:
+    """x with x[partner] inside one box that all images share; `overwrite` writes into `images` and returns them."""
+    if box.empty:
+        return images
+    rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+    mixed = images if overwrite else images.clone()
+    source = images[:, :, rows, columns]
+    # in place, the box is gathered before it is written: later rows need the pixels that earlier rows overwrite
+    source = source.clone() if overwrite else source
+    torch.index_select(source, 0, partner, out=mixed[:, :, rows, columns])
+    return mixed
+
+
+def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """x with x[partner] inside each image's box [N,4], and the masks [N,1,H,W] float32 (0 inside).
+
+    All on the device of the images, in one select: for boxes that come from the batch, accelerators and small images.
+    """
+    inside = boxes_inside(boxes, *images.shape[-2:])
+    mixed = take_rows(images, partner)
+    return torch.where(inside, mixed, images, out=mixed), inside.logical_not().float()
+
+
+def paste_boxes(
+    images: Tensor, partner: Sequence[int], boxes: Sequence[Sequence[int]], overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The bits of :func:`select_boxes` by one slice copy per box, for numbers drawn on the host and large CPU images.
+
+    `partner` and `boxes` hold N rows as Python ints. `overwrite` writes into `images` and returns them.
+    """
+    count, _, height, width = images.shape
+    masks = images.new_ones(count, 1, height, width, dtype=torch.float32)
+    places = [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in boxes]
+    patches = [images[row, :, rows, columns] for row, (rows, columns) in zip(partner, places, strict=True)]
+    if overwrite:
+        # gathered before any is written: later rows need the pixels that earlier rows overwrite
+        patches = [patch.clone() for patch in patches]
+    mixed = images if overwrite else images.clone()
+    for row, ((rows, columns), patch) in enumerate(zip(places, patches, strict=True)):
+        mixed[row, :, rows, columns] = patch
+        masks[row, :, rows, columns] = 0
+    return mixed, masks
+
+
+def unmixed(images: Tensor) -> Mix:
+    """The batch as it is, as a pair mix: lam 1, each image its own partner, a mask of ones (1x1, as constants are)."""
+    count = images.shape[0]
+    lam = torch.ones(count, device=images.device)
+    own = torch.arange(count, device=images.device)
+    return Mix.pair(images, own, lam, lam[:, None, None, None])

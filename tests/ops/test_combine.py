@@ -1,0 +1,114 @@
+"""Blending and pasting: exact at 0 and 1, format kept, in place only on request, the same bits by either route."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mixcore.api import Box, blend, paste_box, paste_boxes, select_boxes, take_rows, unmixed
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def batch(count=5, dtype=torch.float32, memory_format=torch.contiguous_format, size=(6, 8), seed=0):
+    images = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return images.to(memory_format=memory_format)
+
+
+def shuffled(count=5, seed=1):
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_keep_dtype_and_format(dtype, memory_format):
+    images, partner = batch(dtype=dtype, memory_format=memory_format), shuffled()
+    rows = take_rows(images, partner)
+    assert torch.equal(rows, images[partner])
+    assert rows.stride() == images.stride()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_blend(dtype, memory_format, per_sample):
+    images, partner = batch(dtype=dtype, memory_format=memory_format), shuffled()
+    before = images.clone()
+    lam = torch.linspace(0, 1, 5) if per_sample else 0.3
+    mixed = blend(images, partner, lam)
+    weight = lam[:, None, None, None] if per_sample else lam
+    expected = weight * images.float() + (1 - weight) * images[partner].float()
+    torch.testing.assert_close(mixed.float(), expected, rtol=0.02, atol=0.02)
+    assert mixed.dtype == dtype
+    assert mixed.stride() == images.stride()
+    assert torch.equal(images, before)
+    low, high = torch.minimum(images, images[partner]), torch.maximum(images, images[partner])
+    assert ((mixed >= low) & (mixed <= high)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blend_is_exact_at_zero_and_one(dtype):
+    images, partner = batch(dtype=dtype), shuffled()
+    assert torch.equal(blend(images, partner, 1.0), images)
+    assert torch.equal(blend(images, partner, 0.0), images[partner])
+    ends = blend(images, partner, torch.tensor([0.0, 1, 0, 1, 0]))
+    assert torch.equal(ends, torch.stack([images[i] if i % 2 else images[partner[i]] for i in range(5)]))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_paste_box(memory_format, overwrite):
+    images, partner = batch(memory_format=memory_format), shuffled()
+    images[:, :, 2, 3] = torch.nan
+    before = images.clone()
+    box = Box(1, 4, 2, 7)
+    mixed = paste_box(images, partner, box, overwrite=overwrite)
+    expected = before.clone()
+    expected[:, :, 1:4, 2:7] = before[partner][:, :, 1:4, 2:7]
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=0, equal_nan=True)
+    assert mixed.stride() == images.stride()
+    assert (mixed.data_ptr() == images.data_ptr()) is overwrite
+    if not overwrite:
+        torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_an_empty_box_returns_the_batch_itself():
+    images = batch()
+    assert paste_box(images, shuffled(), Box(3, 3, 0, 8)) is images
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slices_and_select_give_the_same_bits(memory_format, overwrite, dtype):
+    images, partner = batch(7, dtype, memory_format), shuffled(7)
+    images[2, 0, 1, 1] = torch.nan
+    rng = torch.Generator().manual_seed(2)
+    edges = torch.randint(0, 7, (7, 4), generator=rng)
+    boxes = torch.stack((edges[:, :2].amin(1), edges[:, :2].amax(1), edges[:, 2:].amin(1), edges[:, 2:].amax(1)), 1)
+    selected, masks = select_boxes(images, partner, boxes)
+    hidden = torch.where(masks.bool(), images, images[partner])
+    torch.testing.assert_close(selected, hidden, rtol=0, atol=0, equal_nan=True)
+    assert selected.stride() == images.stride()
+    assert masks.dtype == torch.float32
+    before = images.clone()
+    pasted, same_masks = paste_boxes(images, partner.tolist(), boxes.tolist(), overwrite=overwrite)
+    torch.testing.assert_close(pasted, selected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(masks, same_masks)
+    assert same_masks.dtype == torch.float32
+    assert pasted.stride() == images.stride()
+    assert (pasted is images) is overwrite
+    if not overwrite:
+        torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_unmixed_is_the_batch_itself():
+    images = batch(3)
+    mix = unmixed(images)
+    assert mix.images is images
+    assert mix.partner.tolist() == [0, 1, 2]
+    assert mix.lam.tolist() == [1, 1, 1]
+    assert mix.masks is not None
+    assert mix.masks.shape == (3, 1, 1, 1)
+    assert (mix.masks == 1).all()
