@@ -1,0 +1,164 @@
+"""Each hook, through the example that docs/hooks.md gives for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mixcore
+from mixcore.data.loader import build_train_loader
+from mixcore.discovery.manager import build_method_plugins
+from mixcore.hooks.calls import PluginCalls
+from mixcore.train.step import TrainingStep
+from mixcore.types import Data, Task
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
+TASK = Task(num_classes=3, in_channels=1, image_size=(8, 8), mean=(0.0,), std=(1.0,))
+
+
+def examples(hook: str) -> SimpleNamespace:
+    """What the example under the hook's heading defines."""
+    (section,) = [part for part in re.split(r"^## ", PAGE, flags=re.M) if part.startswith(f"`{hook}(")]
+    names: dict[str, Any] = {"__name__": f"example_{hook}"}
+    for block in re.findall(r"```python\n(.*?)```", section, flags=re.S):
+        exec(compile(block, f"docs/hooks.md, {hook}", "exec"), names)
+    return SimpleNamespace(**names)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return examples("build_backbone").FlatNet().build_backbone(TASK)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    return torch.rand(4, 1, 8, 8, generator=rng), torch.tensor([0, 1, 2, 0])
+
+
+def step_with(**tables: Any) -> TrainingStep:
+    return mixcore.create_step(
+        network(), num_classes=3, iterations=10, in_channels=1, image_size=(8, 8), seed=3, **tables
+    )
+
+
+def calls_of(plugin: object) -> PluginCalls:
+    (calls,) = build_method_plugins(mix="none", extra=[plugin]).extras
+    return calls
+
+
+def test_hook_build_data() -> None:
+    plugins = build_method_plugins(mix="none", data=examples("build_data").Stripes(count=6))
+    assert plugins.data is not None
+    data = plugins.data.build_data()
+    assert isinstance(data, Data)
+    loader = build_train_loader(
+        data,
+        batch_size=3,
+        workers=0,
+        drop_last=True,
+        seed=0,
+        rank=0,
+        world=1,
+        device=torch.device("cpu"),
+        channels_last=False,
+    )
+    images, labels = next(iter(loader.epoch(0)))
+    assert images.shape == (3, 1, 8, 8)
+    assert labels.max() <= 1
+
+
+def test_hook_build_backbone() -> None:
+    model = network()
+    step = mixcore.create_step(model, num_classes=3, iterations=10, in_channels=1)
+    loss, report = step(*batch())
+    expected = nn.functional.cross_entropy(model(batch()[0]), batch()[1])
+    torch.testing.assert_close(loss, expected)
+    assert report.mixer == "none"
+
+
+def test_hook_build_modules() -> None:
+    step = step_with(extra=[examples("build_modules").Shadow(momentum=0.5)])
+    before = [parameter.clone() for parameter in step.model.parameters()]
+    assert len(step.trained()) == 1, "a frozen part is in no parameter group"
+    optimizer = torch.optim.SGD(step.param_groups(lr=0.1))
+    step(*batch())[0].backward()
+    optimizer.step()
+    step.after_step()
+    shadow = next(iter(step.parts.values()))["shadow"]
+    for old, new, averaged in zip(before, step.model.parameters(), shadow.parameters(), strict=True):
+        torch.testing.assert_close(averaged, (old + new) / 2)
+        assert not averaged.requires_grad
+
+
+def test_hook_choose_mixer() -> None:
+    step = step_with(mix=examples("generate_mix").Halves(), extra=[examples("choose_mixer").EverySecond()])
+    mixers = [step(*batch())[1].mixer for _ in range(4)]
+    assert mixers == ["Halves", None, "Halves", None]
+
+
+def test_hook_generate_mix() -> None:
+    step = step_with(mix=examples("generate_mix").Halves())
+    images, labels = batch()
+    mix, targets = step.mix_batch(images, labels, mixer=0, iteration=2)
+    own, partner = mix.masks_on(8, 8).split(1, 1)
+    torch.testing.assert_close(mix.images, own * images + partner * images[mix.partner])
+    torch.testing.assert_close(mix.lam, own.mean((1, 2, 3)))
+    assert torch.equal(targets.weights, mix.weights)
+    again, _ = step.mix_batch(images, labels, mixer=0, iteration=2)
+    assert torch.equal(again.images, mix.images)
+
+
+def test_hook_mix_labels() -> None:
+    step = step_with(mix=examples("generate_mix").Halves(), labels=examples("mix_labels").Winner())
+    mix, targets = step.mix_batch(*batch(), mixer=0, iteration=1)
+    assert targets.weights.tolist() == [[1.0, 0.0] if lam >= 0.5 else [0.0, 1.0] for lam in mix.lam.tolist()]
+
+
+def test_hook_compute_loss() -> None:
+    step = step_with(loss=examples("compute_loss").Brier())
+    images, labels = batch()
+    loss, _ = step(images, labels)
+    error = step.model(images).softmax(1) - nn.functional.one_hot(labels, 3)
+    torch.testing.assert_close(loss, error.square().sum(1).mean())
+
+
+def test_hook_extra_losses() -> None:
+    plain, _ = step_with()(*batch())
+    step = step_with(extra=[examples("extra_losses").SmallLogits(weight=0.5)])
+    loss, report = step(*batch())
+    extra = 0.5 * step.model(batch()[0]).square().mean()
+    torch.testing.assert_close(loss, plain + extra)
+    torch.testing.assert_close(report.losses["SmallLogits/size"], extra.detach())
+
+
+def test_hook_scalars() -> None:
+    step = step_with(mix=examples("generate_mix").Halves(), extra=[examples("scalars").LamSpread()])
+    assert step(*batch())[1].scalars == {}, "not asked for outside logging iterations"
+    _, report = step(*batch(), logging=True)
+    assert float(report.scalars["LamSpread/lam_spread"]) == 0
+
+
+def test_hook_after_step() -> None:
+    step = step_with(extra=[examples("after_step").WeightClip(limit=0.01)])
+    step(*batch())
+    step.after_step()
+    largest = max(parameter.detach().abs().max().item() for parameter in step.model.parameters())
+    assert largest == pytest.approx(0.01)
+
+
+def test_hook_predictors() -> None:
+    step = step_with(extra=[examples("predictors").SecondHead()])
+    predictors = step.predictors()
+    assert list(predictors) == ["model", "second"]
+    assert predictors["second"][0] is step.model
+    step(*batch())[0].backward()
+    head = predictors["second"][1]
+    assert head is not None
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    assert len(step.trained()) == 2
