@@ -47,10 +47,14 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     return f'; did you mean "{found}"?' if found else ""
 
 
-def raise_faults(faults: Sequence[Fault], place: Callable[[Path], str], source: str) -> NoReturn:
+def _nowhere(_path: Path) -> str:
+    return ""
+
+
+def raise_faults(faults: Sequence[Fault], source: str, place: Callable[[Path], str] = _nowhere) -> NoReturn:
     """Raise all faults as one ConfigError, or a lone one as the error it brings.
 
-    `place` gives the file and line of a path, or an empty string; `source` is what the heading calls the configuration.
+    `source` is what the heading calls the configuration; `place` gives the file and line of a path, or nothing.
     """
 
     def line(fault: Fault) -> str:

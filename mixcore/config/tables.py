@@ -131,7 +131,7 @@ def config_from_tree(tree: Mapping[str, Any], source: str = "") -> RunConfig:
     """
     read = read_tree(tree)
     if read.faults:
-        raise_faults(read.faults, lambda _path: source, source)
+        raise_faults(read.faults, source, lambda _path: source)
     return RunConfig(**read.values)
 
 

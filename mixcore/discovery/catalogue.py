@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from mixcore.config.faults import nearest
 from mixcore.errors import PluginConflictError, UnknownPluginError
 
-__all__ = ["GROUP", "Entry", "distribution_of", "find", "installed", "published"]
+__all__ = ["GROUP", "Entry", "distribution_of", "find", "host_version", "installed", "published"]
 
 GROUP = "mixcore"
 """Group of the entry points; also the distribution whose names are reserved."""

@@ -1,0 +1,104 @@
+"""From a file and `--set` to a checked configuration, its resolved text and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import attrs
+import tomli_w
+
+from mixcore.config.faults import Fault, raise_faults
+from mixcore.config.layers import Layer, merge_layers, overrides_layer, read_layers
+from mixcore.config.schema import RunConfig
+from mixcore.config.tables import config_to_tree, read_tree
+from mixcore.discovery.select import Selected, Selection, Wanted, select
+from mixcore.errors import ConfigError
+
+__all__ = ["Loaded", "load_config"]
+
+_PLUGIN_TABLES = tuple(field.name for field in attrs.fields(Wanted))
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A checked configuration with nothing left to defaults: it says the same when the defaults change."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    """The plain TOML tree of `config`; it reads back as the same configuration."""
+    text: str
+    """`resolved` as TOML text."""
+    digest: str
+    """Hash of everything that determines the run's numbers: all but [run]."""
+
+
+def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
+    """Read `path` with all that it extends, put `overrides` (`key.path=value`) on top, and check everything.
+
+    Raises ConfigError with every fault at once, those of plugins' options among them; or, where it is the only fault,
+    the PluginError that a plugin of the configuration causes.
+    """
+    path = FilePath(path)
+    faults: list[Fault] = []
+    layers = [*read_layers(path, faults), overrides_layer(overrides, faults)]
+    if faults:
+        raise_faults(faults, str(path))
+    merged = merge_layers(layers, faults, str(path))
+    read = read_tree(merged.tree)
+    faults += read.faults
+    selection, plugin_faults = select(_wanted(read.values))
+    faults += _unless_unread(plugin_faults, merged, read.values)
+    if faults or selection is None:
+        raise_faults(faults, str(path), merged.place)
+    return _resolve(RunConfig(**read.values), selection, path.stem)
+
+
+def _wanted(values: Mapping[str, Any]) -> Wanted:
+    return Wanted(**{key: values[key] for key in _PLUGIN_TABLES if key in values})
+
+
+def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, Any]) -> list[Fault]:
+    """Without faults of the defaults that stood in for tables which could not be read."""
+    return [fault for fault in faults if fault.path[0] in values or fault.path[0] not in merged.tree]
+
+
+def _resolve(config: RunConfig, selection: Selection, stem: str) -> Loaded:
+    faults: list[Fault] = []
+
+    def complete(selected: Selected | None) -> Any:
+        assert selected is not None
+        try:
+            return selected.complete_table()
+        except ConfigError as error:
+            faults.append(Fault((selected.role,), f"{selected.label}: {error}"))
+            return None
+
+    tables: dict[str, Any] = {
+        "data": complete(selection.data),
+        "backbone": complete(selection.backbone),
+        "mix": tuple(map(complete, selection.mix)),
+        "labels": complete(selection.labels),
+        "loss": complete(selection.loss),
+        "extra": tuple(map(complete, selection.extra)),
+    }
+    if faults:
+        raise_faults(faults, "the configuration")
+    config = attrs.evolve(
+        config,
+        eval=attrs.evolve(config.eval, predictor=config.eval.predictor or selection.predictor or "model"),
+        run=attrs.evolve(config.run, dir=config.run.dir or f"runs/{stem}"),
+        **tables,
+    )
+    resolved = config_to_tree(config)
+    return Loaded(config=config, resolved=resolved, text=tomli_w.dumps(resolved), digest=digest_of(resolved))
+
+
+def digest_of(resolved: Mapping[str, Any]) -> str:
+    """Hash of a resolved tree without [run]."""
+    determining = {key: value for key, value in resolved.items() if key != "run"}
+    text = json.dumps(determining, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
