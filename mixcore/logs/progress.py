@@ -36,9 +36,14 @@ class Progress:
     """
 
     def __init__(
-        self, rank: int = 0, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        epochs: int,
+        *,
+        rank: int = 0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
+        self._epochs, self._clock = epochs, clock
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._silent = rank != 0
         self._bar: Bar | None = None
@@ -48,17 +53,16 @@ class Progress:
         """When this process began its first epoch."""
         self._worked = 0.0
         """How many epochs this process has trained, parts of one included."""
-        self._epoch = self._epochs = self._iterations = self._at = self._images = 0
+        self._epoch = self._iterations = self._at = self._images = 0
         self._epoch_began = self._advanced = self._last_line = 0.0
         self._loss: float | None = None
 
-    def start_epoch(self, epoch: int, epochs: int, iterations: int, start: int = 0) -> None:
-        """Epoch `epoch` (from 0) of `epochs` begins; after a resume inside it at iteration `start` of `iterations`."""
+    def start_epoch(self, epoch: int, iterations: int, start: int = 0) -> None:
+        """Epoch `epoch` (from 0) begins; after a resume inside it at iteration `start` of `iterations`."""
         now = self._clock()
         if self._began is None:
             self._began = now
-        self._epoch, self._epochs = epoch, epochs
-        self._iterations, self._at, self._images = iterations, start, 0
+        self._epoch, self._iterations, self._at, self._images = epoch, iterations, start, 0
         self._epoch_began = self._advanced = self._last_line = now
         if self._bar is not None:
             for task in self._bar.task_ids:
@@ -66,7 +70,7 @@ class Progress:
             self._bar.add_task(self._name(), total=iterations, completed=start, **self._fields())
             self._bar.start()
 
-    def advance(self, loss: float | None, images: int) -> None:
+    def advance(self, images: int, loss: float | None = None) -> None:
         """One iteration of `images` images (of all processes) is done; `loss` only where the loop has read it."""
         self._advanced = self._clock()
         self._at += 1
