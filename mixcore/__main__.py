@@ -1,0 +1,8 @@
+"""`python -m mixcore`: the command line."""
+
+from __future__ import annotations
+
+from mixcore.cli.main import main
+
+if __name__ == "__main__":
+    main()

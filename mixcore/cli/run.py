@@ -1,0 +1,95 @@
+"""`mixcore run`: train what a configuration says, or go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mixcore.config.load import Loaded
+    from mixcore.discovery.manager import Plugins
+    from mixcore.train.folder import RunFolder
+
+__all__ = ["command"]
+
+
+@click.command("run", short_help="Train what a configuration says.")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, such as mix.alpha=0.2.")
+@click.option("--nproc", type=click.IntRange(min=1), help="Processes to start on this machine, one per device.")
+@click.option("--dry-run", is_flag=True, help="Check everything, train nothing, print the resolved configuration.")
+@click.option(
+    "--resume-from",
+    type=click.Choice(["last", "previous"]),
+    help="Checkpoint to go on from; by default the newest, where there is one.",
+)
+def command(
+    config: Path, overrides: tuple[str, ...], nproc: int | None, dry_run: bool, resume_from: str | None
+) -> None:
+    """Train what CONFIG says. The same command goes on with a run that was stopped.
+
+    Exit codes: 0 done, 1 failed while running, 2 refused before training, 75 preempted and 130 interrupted, both with a
+    checkpoint written.
+    """
+    import os
+
+    from mixcore.config.load import load_config
+    from mixcore.discovery.manager import build_plugins
+    from mixcore.train.distributed import find_place
+    from mixcore.train.folder import RunFolder
+    from mixcore.train.launch import is_child, launch, reported
+    from mixcore.train.run import run
+
+    place = find_place(os.environ)
+    with reported(place.rank):
+        loaded = load_config(config, overrides)
+        folder = RunFolder(Path(loaded.config.run.dir or Path("runs") / config.stem))
+        plugins = build_plugins(loaded.config)
+        folder.check_owner(loaded.resolved)
+        if dry_run:
+            _check(loaded, plugins)
+            return
+        if folder.summary.exists():
+            if place.rank == 0:
+                click.echo(f"{folder.path} is done already: {_result(folder)}")
+            return
+        if nproc is not None and not is_child():
+            launch(_arguments(config, overrides, nproc, resume_from), nproc, loaded.config.run.port)
+            return
+        if run(loaded, folder, resume_from=resume_from) is not None:
+            click.echo(f"done: {_result(folder)} ({folder.path})")
+
+
+def _check(loaded: Loaded, plugins: Plugins) -> None:
+    """Build everything but start nothing; print the resolved file and one line per role."""
+    import torch
+
+    from mixcore.train.distributed import Processes
+    from mixcore.train.setup import build_session
+
+    session = build_session(loaded.config, plugins, Processes(device=torch.device("cpu")))
+    click.echo(loaded.text.rstrip() + "\n")
+    for role, name, distribution, version, line in plugins.described():
+        click.echo(f"# {role}: {name} ({distribution} {version}) {line}")
+    click.echo(f"# everything fits: {session.state.epochs} epochs of {session.state.iterations_per_epoch} iterations")
+
+
+def _result(folder: RunFolder) -> str:
+    import json
+
+    summary: dict[str, Any] = json.loads(folder.summary.read_text("utf-8"))
+    percent = " %" if summary["metric"].startswith("top") else ""
+    best = summary["best"]
+    return (
+        f"{summary['metric']} {summary['value']:.2f}{percent} ({summary['protocol']}), "
+        f"best {best['value']:.2f}{percent} in epoch {best['epoch']} of {summary['epochs']}"
+    )
+
+
+def _arguments(config: Path, overrides: tuple[str, ...], nproc: int, resume_from: str | None) -> list[str]:
+    """The command line of a child: the parent's own, but that a child joins the others instead of starting more."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    resume = [] if resume_from is None else ["--resume-from", resume_from]
+    return ["run", str(config), *settings, "--nproc", str(nproc), *resume]

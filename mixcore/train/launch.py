@@ -1,0 +1,141 @@
+"""`--nproc N`: starts the processes of a run on this machine through torch's elastic launcher.
+
+Each child runs the same command line and joins the others by the variables that the launcher sets. Children print no
+error of their own: each leaves its outcome in a file, and the parent raises the first one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixcore.errors import ConfigError, MixcoreError
+from mixcore.train.signals import stop_error
+
+__all__ = ["is_child", "launch", "reported"]
+
+_OUTCOMES = "MIXCORE_OUTCOMES"
+"""Environment variable: folder where children leave their outcomes."""
+
+
+def is_child() -> bool:
+    """Whether `launch` started this process."""
+    return _OUTCOMES in os.environ
+
+
+def launch(arguments: Sequence[str], processes: int, port: int | None) -> None:
+    """Run `mixcore` with `arguments` in `processes` children; return when all have ended well.
+
+    They meet at `port` of this machine, by default a free one. Raises ConfigError where the port is in use, and
+    otherwise what the first child that failed raised, as a MixcoreError with that child's exit code.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    _check_port(port)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say once what happened
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    with tempfile.TemporaryDirectory(prefix="mixcore-") as folder:
+        os.environ[_OUTCOMES] = folder
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="mixcore",
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"127.0.0.1:{port or 0}",
+            max_restarts=0,
+            local_addr="127.0.0.1",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "mixcore", *arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            raise _first_outcome(folder) or _killed(rank, failure.exitcode) from None
+        except SignalException as error:
+            code = 130 if error.sigval == signal.SIGINT else 75
+            raise _first_outcome(folder) or stop_error(
+                code, "before a checkpoint could be written. Start again with the same command"
+            ) from None
+        finally:
+            del os.environ[_OUTCOMES]
+
+
+def _check_port(port: int | None) -> None:
+    if port is None:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"run.port = {port} cannot be used: {error.strerror}; remove it to have a free port chosen, or name "
+                "another: --set run.port=PORT"
+            ) from error
+
+
+def _first_outcome(folder: str) -> MixcoreError | None:
+    """What the first child that failed left behind."""
+    outcomes: list[dict[str, Any]] = [json.loads(path.read_text()) for path in Path(folder).glob("rank-*.json")]
+    if not outcomes:
+        return None
+    first = min(outcomes, key=lambda outcome: outcome["time"])
+    error = MixcoreError(first["message"])
+    error.exit_code = first["exit_code"]
+    error.add_note(first["traceback"])
+    return error
+
+
+def _killed(rank: int, code: int) -> MixcoreError:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
+    return MixcoreError(
+        f"process {rank} {how}{hint} and left no message; the others were stopped. Start again with the same command "
+        "to go on from the last checkpoint"
+    )
+
+
+@contextmanager
+def reported(rank: int) -> Iterator[None]:
+    """In a child of `launch`: leave an error to the parent and exit with its code. Elsewhere: nothing."""
+    folder = os.environ.get(_OUTCOMES)
+    if folder is None:
+        yield
+        return
+    _die_with_parent()
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+        known = isinstance(error, MixcoreError)
+        outcome = {
+            "time": time.time(),
+            "exit_code": code,
+            "message": str(error) if known else f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
+        Path(folder, f"rank-{rank}.json").write_text(json.dumps(outcome))
+        sys.stderr.flush()
+        raise SystemExit(code) from None
+
+
+def _die_with_parent() -> None:
+    """On Linux, have the kernel end this process when its launcher dies: the next run must not find it writing."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

@@ -1,0 +1,210 @@
+"""A run: resumed or new, epoch after epoch, each evaluated, recorded and saved."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+from mixcore.config.load import Loaded
+from mixcore.discovery.manager import Plugins, build_plugins
+from mixcore.errors import StorageError
+from mixcore.evaluate.evaluate import evaluate
+from mixcore.evaluate.metrics import headline
+from mixcore.logs.jsonl import append_record, read_records, truncate_records
+from mixcore.logs.pictures import grid
+from mixcore.logs.progress import Progress
+from mixcore.logs.tensorboard import TensorBoardLog
+from mixcore.train.checkpoint import Checkpoints
+from mixcore.train.distributed import Processes, find_place, joined
+from mixcore.train.environment import describe_environment, plugin_versions
+from mixcore.train.folder import RunFolder
+from mixcore.train.iteration import Report
+from mixcore.train.loop import Loop
+from mixcore.train.record import epoch_record, summarise
+from mixcore.train.setup import Session, build_session
+from mixcore.train.signals import StopSignals, stop_error
+from mixcore.train.totals import Totals
+
+__all__ = ["run"]
+
+_PICTURES = 10
+"""Grids of mixed images that a run leaves in TensorBoard."""
+
+
+def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) -> dict[str, Any] | None:
+    """Train what `loaded` says into `folder`, going on from its newest checkpoint, or from `resume_from`.
+
+    `resume_from` is "last", "previous" or None. Returns the summary on rank 0, None on the others. Raises
+    PreemptedError or InterruptedRunError after a checkpoint where a signal asked to stop; RunFolderError,
+    CheckpointError, ConfigError or DataError before training; NonFiniteLossError or StorageError with earlier
+    checkpoints kept.
+    """
+    place = find_place(os.environ)
+    with StopSignals() as signals:
+        folder.check_owner(loaded.resolved)
+        if place.rank == 0:
+            folder.make()
+        plugins = build_plugins(loaded.config)
+        with joined(loaded.config.run, place) as processes:
+            session = build_session(loaded.config, plugins, processes)
+            with signals.deferred():
+                return _Run(loaded, folder, plugins, session, processes, signals).go(resume_from)
+
+
+class _Run:
+    """One run in this process; rank 0 alone writes."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        folder: RunFolder,
+        plugins: Plugins,
+        session: Session,
+        processes: Processes,
+        signals: StopSignals,
+    ) -> None:
+        self.loaded, self.folder, self.plugins = loaded, folder, plugins
+        self.session, self.state, self.processes, self.signals = session, session.state, processes, signals
+        self.checkpoints = Checkpoints(
+            folder=folder.checkpoints,
+            digest=loaded.digest,
+            config=loaded.text,
+            versions=plugin_versions(plugins),
+        )
+
+    def go(self, resume_from: str | None) -> dict[str, Any] | None:
+        resumed = self._resume(resume_from)
+        if self.processes.leads:
+            self._describe()
+        purge = self.state.epoch + 1 if resumed else None
+        log = TensorBoardLog(self.folder.path, purge_step=purge) if self.processes.leads else None
+        try:
+            with Progress(self.state.epochs, rank=self.processes.rank) as progress:
+                if resumed:
+                    progress.message(f"going on after epoch {self.state.epoch}, iteration {self.state.iteration}")
+                self._train(progress, log)
+        finally:
+            if log is not None:
+                log.close()
+        return self._finish() if self.processes.leads else None
+
+    def _resume(self, resume_from: str | None) -> bool:
+        path = self.checkpoints.find(resume_from)
+        if path is not None:
+            self.state.load(self.checkpoints.read(path), self.processes)
+        self.processes.wait()  # all have read before rank 0 renames
+        if self.processes.leads:
+            if path == self.checkpoints.previous:
+                self.checkpoints.promote_previous()
+            truncate_records(self.folder.metrics, self.state.epoch)
+        return path is not None
+
+    def _describe(self) -> None:
+        self.folder.write_text(self.folder.config, self.loaded.text)
+        environment = describe_environment(self.plugins, self.processes.device, self.processes.world)
+        self.folder.write_json(self.folder.environment, environment)
+
+    def _train(self, progress: Progress, log: TensorBoardLog | None) -> None:
+        config = self.loaded.config
+        loop = Loop(
+            state=self.state,
+            module=self.session.module,
+            schedule=self.session.schedule,
+            loader=self.session.loader,
+            config=config.train,
+            seed=config.seed,
+            processes=self.processes,
+            progress=progress,
+            wanted_stop=lambda: self.signals.code,
+            save=self._save,
+        )
+        for epoch in range(self.state.epoch, self.state.epochs):
+            first, before = self.state.iteration, self.state.seconds["train"]
+            code = loop.run_epoch(epoch, partial(self._picture, log, epoch))
+            if code:
+                raise stop_error(
+                    code,
+                    f"{self.checkpoints.last} holds epoch {epoch + 1}, iteration {self.state.iteration}. Start again "
+                    "with the same command to go on",
+                )
+            images = (self.state.iteration - first) * config.data.batch_size
+            record = self._end_epoch(epoch, images / (self.state.seconds["train"] - before), log)
+            progress.end_epoch(record)
+            if self.state.between_optimizer_steps:
+                self._save()
+            else:
+                loop.save_due = True
+        loop.finish()
+
+    def _picture(self, log: TensorBoardLog | None, epoch: int, report: Report) -> None:
+        """A grid of the epoch's first mixed images, for a few epochs spread over the run."""
+        epochs = self.state.epochs
+        if log is not None and (epoch == 0 or (epoch * _PICTURES) // epochs != ((epoch - 1) * _PICTURES) // epochs):
+            log.image("mix/images", grid(report.mix.images, self.session.task), epoch + 1)
+
+    def _end_epoch(self, epoch: int, speed: float, log: TensorBoardLog | None) -> dict[str, Any]:
+        """Evaluate, record, and count the epoch as finished; `speed` in images per second of training."""
+        state, task = self.state, self.session.task
+        began = time.monotonic()
+        metrics = evaluate(
+            state.networks(),
+            self.session.validation,
+            task=task,
+            device=self.processes.device,
+            precision=self.loaded.config.train.precision,
+        )
+        state.seconds["evaluate"] += time.monotonic() - began
+        together = Totals(self.loaded.config.train.precision)
+        for totals in self.processes.gather(state.totals.state()):
+            together.merge(totals)
+        learning_rate = state.optimizer.param_groups[0]["lr"]
+        record = epoch_record(epoch, learning_rate, together.means(), metrics, self.session.predictor, task)
+        state.totals.clear()
+        state.epoch += 1
+        if log is not None:
+            self._write(record, speed, log)
+        self._keep_best(record)
+        return record
+
+    def _write(self, record: dict[str, Any], speed: float, log: TensorBoardLog) -> None:
+        try:
+            append_record(self.folder.metrics, record)
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder.metrics} could not be written: {error.strerror or error}; checkpoints are as they were. "
+                "Make room on the disk, then start again with the same command"
+            ) from error
+        values = {tag: value for tag, value in record.items() if tag != "epoch"}
+        log.scalars({**values, "perf/images_per_second": speed}, self.state.epoch)
+        log.flush()
+
+    def _keep_best(self, record: dict[str, Any]) -> None:
+        metric, higher = headline(self.session.task)
+        value, best = record[f"val/{metric}"], self.state.best
+        if best is not None and not (value > best["value"] if higher else value < best["value"]):
+            return
+        self.state.best = {"epoch": self.state.epoch, "value": value}
+        saved = self.state.saved(self.processes)
+        if self.processes.leads:
+            self.checkpoints.write_best(saved)
+
+    def _save(self) -> None:
+        saved = self.state.saved(self.processes)
+        if self.processes.leads:
+            self.checkpoints.write(saved)
+        self.processes.wait()
+
+    def _finish(self) -> dict[str, Any]:
+        summary = summarise(
+            read_records(self.folder.metrics),
+            self.loaded.config.eval,
+            self.session.predictor,
+            self.session.task,
+            self.state,
+            self.state.iterations_per_epoch * self.loaded.config.data.batch_size,
+            self.processes.device,
+        )
+        self.folder.write_json(self.folder.summary, summary)
+        return summary

@@ -1,0 +1,109 @@
+"""What training changes, gathered in one object: what a checkpoint holds and a resumed run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from mixcore.errors import CheckpointError, NonFiniteLossError
+from mixcore.train.distributed import Processes
+from mixcore.train.ema import Ema
+from mixcore.train.step import TrainingStep
+from mixcore.train.totals import Totals
+
+__all__ = ["TrainingState"]
+
+
+@attrs.define(eq=False, kw_only=True)
+class TrainingState:
+    """Modules, optimizer and place of a run. `epoch` and `iteration` count those that are finished."""
+
+    step: TrainingStep
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    totals: Totals
+    epochs: int
+    iterations_per_epoch: int
+    accumulate: int
+    epoch: int = 0
+    iteration: int = 0
+    updates: int = 0
+    """Optimizer steps that took place; a loss scaler may skip some."""
+    best: dict[str, float] | None = None
+    """`epoch` (from 1) and `value` of the best validation value so far."""
+    seconds: dict[str, float] = attrs.field(factory=lambda: {"train": 0.0, "evaluate": 0.0})
+    """Time spent in this and all earlier processes of the run."""
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of the whole run."""
+        return self.epochs * self.iterations_per_epoch
+
+    @property
+    def between_optimizer_steps(self) -> bool:
+        """Whether no gradient is pending: the only moments at which the state may be saved."""
+        return self.iteration % self.accumulate == 0 or self.iteration == self.iterations
+
+    def networks(self) -> dict[str, tuple[nn.Module, nn.Module | None]]:
+        """Everything that is evaluated, by predictor name: those of the step, and `ema`."""
+        averaged: dict[str, tuple[nn.Module, nn.Module | None]] = {"ema": (self.ema.module, None)} if self.ema else {}
+        return {**self.step.predictors(), **averaged}
+
+    def saved(self, processes: Processes) -> dict[str, Any]:
+        """The state as tensors and plain types. All processes call it; call `totals.read()` before.
+
+        Raises NonFiniteLossError where a weight is NaN or infinite: such a state is worth no checkpoint.
+        """
+        self._check_weights()
+        return {
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "iterations_per_epoch": self.iterations_per_epoch,
+            "updates": self.updates,
+            "best": self.best,
+            "seconds": dict(self.seconds),
+            "totals": processes.gather(self.totals.state()),
+            "step": self.step.saved_state(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def _check_weights(self) -> None:
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
+        finite = torch.stack([p.detach().isfinite().all() for p in weights])
+        if not bool(finite.all()):
+            raise NonFiniteLossError(
+                f"a weight became NaN or infinite at epoch {self.iteration // self.iterations_per_epoch + 1}, "
+                f"iteration {self.iteration}, though every loss was finite. Checkpoints are as they were. Try a lower "
+                "optimizer.lr, --set train.clip_grad=1.0, or --set train.precision=fp32"
+            )
+
+    def load(self, state: Mapping[str, Any], processes: Processes) -> None:
+        """Continue from what `saved` gave, on this or another number of processes. Raises CheckpointError."""
+        if state["iterations_per_epoch"] != self.iterations_per_epoch:
+            raise CheckpointError(
+                f"the checkpoint was written with {state['iterations_per_epoch']} iterations per epoch, and now there "
+                f"are {self.iterations_per_epoch}: the training set has changed. Put it back, or start a new run in a "
+                "folder of its own: --set run.dir=PATH"
+            )
+        self.step.load_saved_state(state["step"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.iteration, self.updates = state["epoch"], state["iteration"], state["updates"]
+        self.best, self.seconds = state["best"], dict(state["seconds"])
+        self._load_totals(state["totals"], processes)
+
+    def _load_totals(self, totals: list[dict[str, Any]], processes: Processes) -> None:
+        """Each process goes on with its own sums, or with a share of them where the number of processes changed."""
+        own = totals[processes.rank :: processes.world]
+        self.totals.clear()
+        for one in own:
+            self.totals.merge(one)
