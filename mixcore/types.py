@@ -196,18 +196,21 @@ class Attention:
         """[M,T] attention that the class token pays to the patches. MixcoreError for a network without one."""
         if self.prefix == 0 or not self.class_token:
             raise MixcoreError("this network has no class token; use received() instead of row()")
-        scores = self.scale * self.queries[:, :, :1].float() @ self.keys.float().transpose(-2, -1)
-        return scores.softmax(-1).mean(1)[:, 0, self.prefix :]
+        return self._rows(self.queries[:, :, :1])[:, 0, self.prefix :]
 
     def received(self) -> Tensor:
         """[M,T] attention that each patch receives from all patches, averaged over them."""
-        scores = self.scale * self.queries[:, :, self.prefix :].float() @ self.keys.float().transpose(-2, -1)
-        return scores.softmax(-1).mean((1, 2))[:, self.prefix :]
+        return self._rows(self.queries[:, :, self.prefix :]).mean(1)[:, self.prefix :]
 
     def apply(self, weights: Tensor) -> Tensor:
         """A w, [M,P+T], for `weights` [M,P+T]."""
-        scores = self.scale * self.queries.float() @ self.keys.float().transpose(-2, -1)
-        return (scores.softmax(-1).mean(1) @ weights.float()[..., None])[..., 0]
+        return (self._rows(self.queries) * weights.float()[:, None]).sum(-1)
+
+    def _rows(self, queries: Tensor) -> Tensor:
+        """Rows of A for some of the queries, averaged over heads, in float32 under any autocast."""
+        with torch.autocast(queries.device.type, enabled=False):
+            scores = self.scale * queries.float() @ self.keys.float().transpose(-2, -1)
+            return scores.softmax(-1).mean(1)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import attrs
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,11 +38,12 @@ class WindowAttention(Attention):
 
     def _matrix(self) -> Tensor:
         """[M·windows,n,n], averaged over heads."""
-        scores = self.scale * self.queries.float() @ self.keys.float().transpose(-2, -1) + self.bias.float()
-        if self.mask is not None:
-            windows = self.mask.shape[0]
-            scores = (scores.unflatten(0, (-1, windows)) + self.mask.float()[:, None]).flatten(0, 1)
-        return scores.softmax(-1).mean(1)
+        with torch.autocast(self.queries.device.type, enabled=False):
+            scores = self.scale * self.queries.float() @ self.keys.float().transpose(-2, -1) + self.bias.float()
+            if self.mask is not None:
+                windows = self.mask.shape[0]
+                scores = (scores.unflatten(0, (-1, windows)) + self.mask.float()[:, None]).flatten(0, 1)
+            return scores.softmax(-1).mean(1)
 
     def _split(self, weights: Tensor) -> Tensor:
         """[M,T] to [M·windows,n]; zero on padding."""
@@ -63,11 +65,11 @@ class WindowAttention(Attention):
         patches = self.grid[0] * self.grid[1]
         real = self._split(self.queries.new_ones(1, patches, dtype=torch.float32))
         real = real.repeat(self.queries.shape[0] // real.shape[0], 1)
-        return self._merge((real[:, None] @ self._matrix())[:, 0]) / patches
+        return self._merge((real[:, :, None] * self._matrix()).sum(1)) / patches
 
     def apply(self, weights: Tensor) -> Tensor:
         """A w, [M,T], for `weights` [M,T]."""
-        return self._merge((self._matrix() @ self._split(weights.float())[..., None])[..., 0])
+        return self._merge((self._matrix() * self._split(weights.float())[:, None]).sum(-1))
 
 
 Hide: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -120,10 +122,10 @@ class _TokenTap(_Tap):
         block.get_submodule("q_norm").register_forward_hook(hide(self._hook_queries))
         block.get_submodule("k_norm").register_forward_hook(hide(self._hook_keys))
 
-    def _hook_queries(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook_queries(self, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
         self._keep("queries", output.detach())
 
-    def _hook_keys(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook_keys(self, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
         self._keep("keys", output.detach())
 
     def result(self) -> Attention:
@@ -140,10 +142,10 @@ class _PoolingTap(_Tap):
         block.get_submodule("q").register_forward_hook(hide(self._hook_queries))
         block.get_submodule("kv").register_forward_hook(hide(self._hook_keys))
 
-    def _hook_queries(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook_queries(self, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
         self._keep("queries", output.detach().unflatten(2, (self._heads, -1)).transpose(1, 2))
 
-    def _hook_keys(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook_keys(self, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
         self._keep("keys", output.detach().unflatten(2, (2, self._heads, -1))[:, :, 0].transpose(1, 2))
 
     def result(self) -> Attention:
@@ -151,23 +153,22 @@ class _PoolingTap(_Tap):
 
 
 class _WindowTap(_Tap):
-    """Swin: the block is given the grid, its attention the mask of rolled windows, `qkv` gives [M·windows,n,3·heads·d]."""
+    """Swin: the block is given the grid, its attention the mask, and `qkv` gives [M·windows,n,3·heads·d]."""
 
-    def __init__(self, name: str, block: nn.Module, hide: Hide) -> None:
+    def __init__(self, name: str, block: Any, hide: Hide) -> None:
         super().__init__(name)
-        self._block: Any = block
-        self._attention: Any = block.attn
+        self._block, self._attention = block, block.attn
         block.register_forward_pre_hook(hide(self._hook_grid))
         self._attention.register_forward_pre_hook(hide(self._hook_mask), with_kwargs=True)
         self._attention.qkv.register_forward_hook(hide(self._hook_qkv))
 
-    def _hook_grid(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def _hook_grid(self, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self._keep("grid", tuple(arguments[0].shape[1:3]))
 
-    def _hook_mask(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def _hook_mask(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         self._keep("mask", named["mask"] if "mask" in named else (*arguments, None)[1])
 
-    def _hook_qkv(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+    def _hook_qkv(self, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
         qkv = output.detach().unflatten(2, (3, self._attention.num_heads, -1)).transpose(1, 3)
         self._keep("queries", qkv[:, :, 0])
         self._keep("keys", qkv[:, :, 1])

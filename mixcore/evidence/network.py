@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from mixcore.errors import ConfigError, MixcoreError
 from mixcore.evidence.attention import has_attention
 from mixcore.evidence.layout import as_map, as_tokens, prefix_tokens
 from mixcore.evidence.modes import mode
+from mixcore.evidence.settle import gradient_scale
 from mixcore.evidence.stages import FEATURES, resolve_stage, stage_names
 from mixcore.evidence.taps import Taps
 from mixcore.types import ForwardOutput, Stage
@@ -37,11 +39,10 @@ def capabilities(module: nn.Module) -> frozenset[str]:
 
 def _pools_positions(module: nn.Module) -> bool:
     """A head that reads a class token, or attends, leaves the other positions without a share in the logit."""
-    if not hasattr(module, "get_classifier"):
-        return False
     reads_positions = prefix_tokens(module) == 0 or "avg" in str(getattr(module, "global_pool", ""))
     attends = getattr(module, "attn_pool", None) is not None
-    return isinstance(module.get_classifier(), nn.Linear | nn.Conv2d) and reads_positions and not attends
+    classifier = getattr(module, "get_classifier", lambda: None)()
+    return isinstance(classifier, nn.Linear | nn.Conv2d) and reads_positions and not attends
 
 
 class Network:
@@ -71,8 +72,9 @@ class Network:
         self._attention = attention
         tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
         self._taps = Taps(module, tapped, attention, compile)
-        self._features: Callable[..., Tensor] = module.forward_features  # type: ignore[assignment]
-        self._head: Callable[..., Tensor] = module.forward_head  # type: ignore[assignment]
+        methods: Any = module
+        self._features: Callable[..., Tensor] = methods.forward_features
+        self._head: Callable[..., Tensor] = methods.forward_head
         if compile:
             self._features, self._head = torch.compile(self._features), torch.compile(self._head)
 
@@ -106,19 +108,30 @@ class Network:
             if transform is not None and at == FEATURES:
                 with torch.autocast(features.device.type, enabled=False):
                     features = transform(features)
-            logits = self._head(features) if head is None else None
-        maps = {None: images, FEATURES: features, **heard.maps}
-        output = ForwardOutput(
-            logits=features if logits is None else logits.float(),
+        pool = self._pool_as_now()
+        pooled = None if head is None else pool(features)
+        logits = self.logits(features) if head is None else head(pooled).float()
+        maps: dict[str | None, Tensor] = {None: images, FEATURES: features}
+        maps.update(heard.maps)
+        return ForwardOutput(
+            logits=logits,
             features=features,
             stages={stage: self._map(maps[name], name, images) for stage, name in asked.items()},
             attention=tuple(heard.attention),
-            pool=self._pool_as_now(),
+            pool=pool,
             flatten=lambda raw: as_tokens(self.module, raw),
+            pooled=pooled,
         )
-        if head is not None:
-            output.logits = head(output.pooled).float()
-        return output
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[M,K] float32: what the network's own head makes of `features`, as forward_features gave them."""
+        with self._autocast():
+            return self._head(features).float()
+
+    def gradient_scale(self, device: torch.device) -> float:
+        """What to multiply a loss of this network with before its gradient is taken, and divide by afterwards."""
+        with self._autocast():
+            return gradient_scale(device)
 
     def _name(self, stage: Stage) -> str | None:
         """Module name of a stage; those that need a tap must have been declared."""

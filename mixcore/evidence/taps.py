@@ -40,7 +40,7 @@ class StageTap:
         self.transform: Callable[[Tensor], Tensor] | None = None
         module.register_forward_hook(hide(self._hook))
 
-    def _hook(self, module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
+    def _hook(self, _module: nn.Module, _arguments: Any, output: Any) -> Tensor | None:
         if self.heard is None or self.name in self.heard.maps:
             return None
         if not isinstance(output, Tensor):
@@ -100,8 +100,10 @@ class Taps:
                 )
             heard.attention.extend(block.result() for block in self._blocks if attention)
         finally:
-            for tap in (*self._stages.values(), *self._blocks):
+            for tap in self._stages.values():
                 tap.rest()
+            for block in self._blocks:
+                block.rest()
 
 
 def _as_it_is(hook: Callable[..., Any]) -> Callable[..., Any]:

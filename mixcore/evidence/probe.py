@@ -1,0 +1,185 @@
+"""The window through which a plugin looks at networks. Made anew for every iteration: what it computes, it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mixcore.errors import MixcoreError
+from mixcore.evidence import activation, gradients, saliency
+from mixcore.evidence.layout import grid_of
+from mixcore.evidence.modes import mode
+from mixcore.evidence.network import Network
+from mixcore.evidence.settle import settle
+from mixcore.types import ForwardOutput, Stage, Targets
+
+__all__ = ["SALIENCY", "Probe", "saliency_needs", "saliency_stages"]
+
+SALIENCY = ("input_grad", "feature", "class_activation", "attention", "spectral_residual", "fine_grained")
+"""Values of every option named `saliency`."""
+
+LAST_STAGE: Stage = -1
+
+Value = TypeVar("Value")
+
+
+def saliency_needs(name: str) -> frozenset[str]:
+    """What a plugin that uses saliency `name` needs of the backbone; part of its `needs`."""
+    needs = {"feature": "stages", "class_activation": "class_activation", "attention": "attention"}
+    return frozenset({needs[name]} if name in needs else ())
+
+
+def saliency_stages(name: str) -> tuple[Stage, ...]:
+    """Stages that a plugin that uses saliency `name` declares; part of its `stages`."""
+    return (LAST_STAGE,) if name == "feature" else ()
+
+
+class Probe:
+    """Looks at the trained network and at a plugin's parts.
+
+    It works in eval mode and without a graph unless asked, restores every submodule's mode, and leaves gradients,
+    buffers and generators alone. With `train=True` BatchNorm statistics move, and dropout draws from the global
+    generators, as in the iteration's own forwards. `memo` is shared by all probes of one iteration.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        parts: Mapping[str, Network],
+        criterion: Callable[[Tensor, Targets], Tensor],
+        autocast: Callable[[], AbstractContextManager[None]],
+        memo: MutableMapping[Any, Any] | None = None,
+    ) -> None:
+        self._network, self._parts = network, parts
+        self._criterion, self._autocast = criterion, autocast
+        self._memo: MutableMapping[Any, Any] = {} if memo is None else memo
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare trained network, for what the probe does not offer: look, do not touch."""
+        return self._network.module
+
+    def look(
+        self,
+        images: Tensor,
+        *,
+        network: str | None = None,
+        train: bool = False,
+        grad: bool = False,
+        stages: Sequence[Stage] = (),
+        attention: bool = False,
+    ) -> ForwardOutput:
+        """One forward of `images` [M,C,H,W] through the trained network, or the part called `network`.
+
+        A graph (`grad`) that outlives the call is settled, or made with `train=True`: eval-mode BatchNorm reads its
+        running statistics again in backward. MixcoreError for an unknown part, or a stage that was not declared.
+        """
+        chosen = self._network if network is None else self._part(network)
+        with mode(chosen.module, train), torch.set_grad_enabled(grad):
+            return chosen.forward(images, stages=stages, attention=attention)
+
+    def _part(self, name: str) -> Network:
+        if name not in self._parts:
+            known = ", ".join(self._parts) or "none"
+            raise MixcoreError(f"no part {name!r} that is a network; this plugin's: {known}; see build_modules")
+        return self._parts[name]
+
+    def input_gradient(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Gradient [N,C,H,W] of the run's loss on the unmixed labels with respect to `images`, in eval mode."""
+
+        def compute() -> Tensor:
+            with mode(self.model, False):
+                return gradients.input_gradient(self._network, images, self._loss_on(labels))
+
+        return self._once("input_gradient", images, labels, compute)
+
+    def input_gradient_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The input gradient [N,C,H,W] and the loss itself, from one train-mode forward and one backward.
+
+        In place of a clean view: it moves BatchNorm statistics as that view would. The loss is settled for all
+        parameters of the trained network, to be returned in `Mix.losses`.
+        """
+        with mode(self.model, True):
+            return gradients.input_gradient_and_loss(self._network, images, self._loss_on(labels))
+
+    def class_activation(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What each position adds to the logit of the image's label, [N,h,w] float32, signed, in eval mode.
+
+        MixcoreError where the network's head does not pool over positions; see mixcore.evidence.activation.
+        """
+
+        def compute() -> Tensor:
+            with mode(self.model, False):
+                return activation.class_activation(self._network, images, labels)
+
+        return self._once("class_activation", images, labels, compute)
+
+    def saliency(self, name: str, images: Tensor, labels: Tensor) -> Tensor:
+        """Saliency map [N,h,w] float32 >= 0 of one of the sources in `SALIENCY`; computed once per iteration.
+
+        input_grad: root mean square over channels of the input gradient, [N,H,W]. feature: energy sum_c f² of the last
+        stage, before the final norm. class_activation: its positive part. attention: of the last block, the class
+        token's row or, where there is no class token, what each patch receives. spectral_residual, fine_grained: of the
+        image alone, [N,H,W]. What each needs of the network: `saliency_needs`, `saliency_stages`.
+        """
+        if name not in SALIENCY:
+            raise MixcoreError(f"no saliency {name!r}; choose one of {', '.join(SALIENCY)}")
+        sources: dict[str, Callable[[], Tensor]] = {
+            "input_grad": lambda: self.input_gradient(images, labels).float().square().mean(1).sqrt(),
+            "feature": lambda: self._energy(images),
+            "class_activation": lambda: self.class_activation(images, labels).clamp(min=0),
+            "attention": lambda: self._attention(images),
+            "spectral_residual": lambda: saliency.spectral_residual(images),
+            "fine_grained": lambda: saliency.fine_grained(images),
+        }
+        return self._once(f"saliency {name}", images, labels, sources[name])
+
+    def criterion(self, logits: Tensor, targets: Targets) -> Tensor:
+        """The run's loss, a scalar, for `logits` [M,K]."""
+        return self._criterion(logits.float(), targets)
+
+    def settle(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """A scalar of the same value; the gradient with respect to `parameters` is taken now and the graph freed.
+
+        The one backward delivers it (under DistributedDataParallel, loss scaling and accumulation); times 0 it delivers
+        zeros, even where the gradient was NaN.
+        """
+        return settle(loss, parameters, self._network.gradient_scale(loss.device))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The run's autocast, for a plugin that wants it: hooks run with autocast off."""
+        return self._autocast()
+
+    # --- how it is done ----------------------------------------------------------------------------------------------
+
+    def _energy(self, images: Tensor) -> Tensor:
+        features = self.look(images, stages=(LAST_STAGE,)).stages[LAST_STAGE]
+        return features.float().square().sum(1)
+
+    def _attention(self, images: Tensor) -> Tensor:
+        last = self.look(images, attention=True).attention[-1]
+        weights = last.row() if last.class_token and last.prefix else last.received()
+        return weights.unflatten(1, grid_of(weights.shape[1], *images.shape[-2:]))
+
+    def _loss_on(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """The run's loss on unmixed labels, as a function of logits."""
+        rows = labels.shape[0]
+        targets = Targets(
+            labels=labels,
+            sources=torch.arange(rows, device=labels.device)[:, None],
+            weights=torch.ones(rows, 1, device=labels.device),
+        )
+        return lambda logits: self._criterion(logits, targets)
+
+    def _once(self, what: str, images: Tensor, labels: Tensor, compute: Callable[[], Value]) -> Value:
+        """Computed at the first call of the iteration for this batch; a batch written to since is another one."""
+        key = (what, id(images), images._version, id(labels), labels._version)
+        if key not in self._memo:
+            # the tensors are kept with the result, so that no other tensor can get their ids
+            self._memo[key] = (compute(), images, labels)
+        value: Value = self._memo[key][0]
+        return value

@@ -1,0 +1,127 @@
+"""Saliency of the image alone, no network involved: spectral residual and fine-grained, batched on the device.
+
+Both take images [N,C,H,W] of any floating dtype and give [N,H,W] float32 >= 0. They are unchanged by adding a constant
+to all pixels (fine-grained, up to rounding) and need no un-normalised pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["fine_grained", "grey", "spectral_residual"]
+
+FINE_GRAINED_SCALES = (12, 24, 48, 28, 56, 112)
+LARGEST_SPECTRUM = 128
+
+
+def grey(images: Tensor) -> Tensor:
+    """[N,H,W] float32: 0.299 R + 0.587 G + 0.114 B of three channels, one channel as it is, else the channel mean."""
+    images = images.detach().float()
+    if images.shape[1] == 3:
+        red, green, blue = images.unbind(1)
+        return 0.299 * red + 0.587 * green + 0.114 * blue
+    return images.mean(1)
+
+
+# --- fine-grained ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fine_grained(images: Tensor) -> Tensor:
+    """[N,H,W]: sum over window sizes n of |g - mean of the others in the window of 2n pixels around the pixel|.
+
+    g is the grey image, twice smoothed by [1/4,1/2,1/4] with reflected edges. Windows run from i-n+1 to i+n and are cut
+    at the image border (Montabone and Soto, 2010, as the centre-surround detector of SaliencyMix). Scales with the
+    contrast of the image; exactly 0 for a constant image.
+    """
+    level = grey(images)
+    # starting at 0 keeps prefix sums accurate, and constant images exact
+    level = level - level[:, :1, :1]
+    level = _smooth(_smooth(level))
+    centred = level - level.mean((1, 2), keepdim=True)
+    height, width = centred.shape[-2:]
+    sums = F.pad(centred.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    total = torch.zeros_like(centred)
+    for top, bottom, left, right, others in _windows(height, width, centred.device):
+        rows = sums.index_select(1, bottom) - sums.index_select(1, top)
+        window = rows.index_select(2, right) - rows.index_select(2, left)
+        total += (centred - (window - centred) / others).abs_()
+    return total
+
+
+def _smooth(level: Tensor) -> Tensor:
+    """One pass of [1/4,1/2,1/4] in both axes; a reflected edge does not repeat the edge pixel."""
+    for axis in (1, 2):
+        size = level.shape[axis]
+        if size == 1:
+            continue
+        before = torch.cat((level.narrow(axis, 1, 1), level.narrow(axis, 0, size - 1)), axis)
+        after = torch.cat((level.narrow(axis, 1, size - 1), level.narrow(axis, size - 2, 1)), axis)
+        level = level / 2 + (before + after) / 4
+    return level
+
+
+@functools.lru_cache(maxsize=32)
+def _windows(
+    height: int, width: int, device: torch.device
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], ...]:
+    """Per scale: first row, row behind the last, first column, column behind the last, pixels without the centre."""
+    windows = []
+    for scale in FINE_GRAINED_SCALES:
+        top, bottom = _cut(height, scale)
+        left, right = _cut(width, scale)
+        others = (bottom - top)[:, None] * (right - left) - 1
+        count = others.clamp_(min=1).to(device, torch.float32)
+        windows.append((top.to(device), bottom.to(device), left.to(device), right.to(device), count))
+    return tuple(windows)
+
+
+def _cut(size: int, scale: int) -> tuple[Tensor, Tensor]:
+    index = torch.arange(size)
+    return (index - scale + 1).clamp_(min=0), (index + scale + 1).clamp_(max=size)
+
+
+# --- spectral residual -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def spectral_residual(images: Tensor) -> Tensor:
+    """[N,H,W]: what is unexpected in the spectrum of the grey image (Hou and Zhang, CVPR 2007).
+
+    The residual of the log amplitude against its 3x3 mean is transformed back with the image's phase; its magnitude
+    (the paper squares it) is smoothed by a 7x7 Gaussian of sigma 3. Images larger than 128 pixels are brought to
+    128x128, and the map back, bilinearly.
+    """
+    level = grey(images)
+    size = level.shape[-2:]
+    small = max(size) > LARGEST_SPECTRUM
+    if small:
+        level = _resize(level, (LARGEST_SPECTRUM, LARGEST_SPECTRUM))
+    spectrum = torch.fft.fft2(level)
+    amplitude = (spectrum.abs().square() + 1e-10).sqrt()
+    log = amplitude.log()
+    padded = F.pad(log[:, None], (1, 1, 1, 1), mode="replicate")
+    residual = (log - F.avg_pool2d(padded, 3, 1)[:, 0]).exp()
+    saliency = _gaussian(torch.fft.ifft2(spectrum * (residual / amplitude)).abs(), 7, 3.0)
+    return _resize(saliency, size) if small else saliency
+
+
+def _resize(level: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    return F.interpolate(level[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def _gaussian(level: Tensor, size: int, sigma: float) -> Tensor:
+    """Separable Gaussian of `size` taps, edges reflected (repeated where the image is smaller than the taps)."""
+    half = size // 2
+    taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-half, half + 1)]
+    for axis in (1, 2):
+        length = level.shape[axis]
+        pads = (0, 0, half, half) if axis == 1 else (half, half, 0, 0)
+        padded = F.pad(level, pads, mode="reflect" if length > half else "replicate")
+        level = sum((padded.narrow(axis, i, length) * (tap / sum(taps)) for i, tap in enumerate(taps)), 0 * level)
+    return level
