@@ -1,0 +1,112 @@
+"""CIFAR-10 and CIFAR-100, in torchvision's layout or as image folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from attrs.validators import in_
+from torch import Tensor
+from torchvision import datasets
+
+from mixcore.api import Data, DataError, PaddingMode, hookimpl
+from mixcore_plugins_builtin.data.decode import decode_all
+from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
+from mixcore_plugins_builtin.data.options import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    OnCorrupt,
+    ResidentOptions,
+    class_labels,
+    found,
+    positive,
+)
+from mixcore_plugins_builtin.data.torchvision_sets import open_torchvision
+
+__all__ = ["Cifar10", "Cifar100"]
+
+TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Cifar(ResidentOptions):
+    """Options and reading of both sets: 50,000 training and 10,000 test images, uint8 [n,3,32,32]."""
+
+    role = "data"
+    title: ClassVar[str]
+    dataset: ClassVar[Any]
+    num_classes: ClassVar[int]
+
+    root: str = "data"
+    """Folder that holds torchvision's folder of the set, or train/<class>/ and test/<class>/ with image files."""
+    download: bool = False
+    """Let torchvision fetch the set into `root` where it is missing."""
+    on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
+    """An image file that cannot be decoded: "refuse" stops, "skip" leaves it out and says so."""
+    mean: tuple[float, ...] = CIFAR_MEAN
+    """Subtracted from pixels in [0,1], per channel; one number stands for all channels."""
+    std: tuple[float, ...] = attrs.field(default=CIFAR_STD, validator=positive)
+    """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """The training and the test set. DataError where they are missing or incomplete."""
+        root = Path(self.root).expanduser()
+        torchvision_folder = root / self.dataset.base_folder
+        if not torchvision_folder.exists() and not self.download and (root / "train").is_dir():
+            train, validation = self._from_folders(root)
+        else:
+            layout = (
+                f"{torchvision_folder}/ as torchvision keeps it, or image folders {root}/train/<class>/*.png and "
+                f"{root}/test/<class>/*.png; found {found(torchvision_folder)}"
+            )
+            train, validation = (
+                _tensors(open_torchvision(self.dataset, self.title, root, layout, self.download, train=train))
+                for train in (True, False)
+            )
+        return self.resident_data(train, validation, self.num_classes)
+
+    def _from_folders(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        train, test = scan_splits(root, "train", "test")
+        counts = len(train.classes), len(train), len(test)
+        expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
+        if counts != expected:
+            raise DataError(
+                f"{found(root)} holds {counts[0]} classes, {counts[1]} training and {counts[2]} test images; "
+                f"{self.title} has {expected[0]}, {expected[1]} and {expected[2]}; complete it, or read another set "
+                'of your own with data.name = "image_folder"'
+            )
+        return self._decoded(train, "the training set"), self._decoded(test, "the test set")
+
+    def _decoded(self, split: ClassFolders, where: str) -> tuple[Tensor, Tensor]:
+        paths = (split.path(index) for index in range(len(split)))
+        images, kept = decode_all(((str(path), path) for path in paths), where, self.on_corrupt)
+        return images, torch.from_numpy(split.labels)[kept]
+
+
+def _tensors(dataset: Any) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return images, class_labels(dataset.targets)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Cifar10(_Cifar):
+    """CIFAR-10: 10 classes of 32x32 colour images; pads with zeros, as the published numbers do."""
+
+    title = "CIFAR-10"
+    dataset = datasets.CIFAR10
+    num_classes = 10
+
+    padding_mode: PaddingMode = attrs.field(default="constant", validator=in_(("reflect", "constant")))
+    """What the padding shows: "reflect" the image mirrored at its edge, "constant" zeros."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Cifar100(_Cifar):
+    """CIFAR-100: 100 fine classes of 32x32 colour images."""
+
+    title = "CIFAR-100"
+    dataset = datasets.CIFAR100
+    num_classes = 100

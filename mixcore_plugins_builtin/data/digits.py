@@ -1,0 +1,74 @@
+"""Handwritten digits that ship with mixcore: real images, no download."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Literal
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attrs.validators import ge, in_
+from torch import Tensor
+
+from mixcore.api import Data, PaddingMode, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, positive, probability
+
+__all__ = ["Digits"]
+
+BRIGHTEST = 16
+"""The set counts the ink of 4x4 cells, 0..16."""
+HELD_BACK = 5
+"""Every fifth image of a class is for validation."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Digits(ResidentOptions):
+    """1797 handwritten digits of the UCI optical recognition set, enlarged from 8x8 pixels.
+
+    Split: within each class, in the order of the file, every fifth image is for validation. 1442 train, 355 validate.
+    Shapes: uint8 [n,channels,size,size].
+    """
+
+    role = "data"
+
+    size: int = attrs.field(default=32, validator=ge(8))
+    """Height and width in pixels, enlarged from 8 bilinearly; at least 8."""
+    channels: Literal[1, 3] = attrs.field(default=1, validator=in_((1, 3)))
+    """1, or 3 equal ones for a network that takes colour only."""
+    crop_padding: int = attrs.field(default=2, validator=ge(0))
+    """Pixels added on every side before a random crop of the original size; 0: no crop."""
+    padding_mode: PaddingMode = attrs.field(default="constant", validator=in_(("reflect", "constant")))
+    """What the padding shows: "reflect" the image mirrored at its edge, "constant" zeros."""
+    flip: float = attrs.field(default=0.0, validator=probability)
+    """Probability of the left-right mirror image, in [0,1]; a mirrored digit is no digit."""
+    mean: tuple[float, ...] = (0.305,)
+    """Subtracted from pixels in [0,1]; one number stands for all channels."""
+    std: tuple[float, ...] = attrs.field(default=(0.324,), validator=positive)
+    """Pixels are divided by this after the mean is subtracted; above 0."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """The two splits, enlarged."""
+        with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
+            cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
+        images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
+        held_back = held_back_rows(labels)
+        return self.resident_data(
+            (images[~held_back], labels[~held_back]), (images[held_back], labels[held_back]), num_classes=10
+        )
+
+
+def enlarge(cells: Tensor, size: int) -> Tensor:
+    """uint8 [n,8,8] in 0..16 -> uint8 [n,1,size,size] in 0..255."""
+    bright = F.interpolate(cells[:, None].float() * (255 / BRIGHTEST), (size, size), mode="bilinear")
+    return bright.round().to(torch.uint8)
+
+
+def held_back_rows(labels: Tensor) -> Tensor:
+    """bool [n]: the last of every five images of a class, in the given order."""
+    held_back = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        held_back[(labels == label).nonzero()[HELD_BACK - 1 :: HELD_BACK, 0]] = True
+    return held_back

@@ -1,0 +1,67 @@
+"""A synthetic data set, for trying recipes without data."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+import torch.nn.functional as F
+from attrs.validators import ge
+from torch import Generator, Tensor
+
+from mixcore.api import Data, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, positive, probability
+
+__all__ = ["Fake"]
+
+COARSE = 4
+"""Cells per side of the pattern that makes a class."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Fake(ResidentOptions):
+    """Seeded images whose class is recoverable: a coarse random pattern per class under noise.
+
+    Shapes: uint8 [n,channels,size,size].
+    """
+
+    role = "data"
+
+    size: int = attrs.field(default=32, validator=ge(COARSE))
+    """Height and width in pixels, at least 4."""
+    channels: int = attrs.field(default=3, validator=ge(1))
+    """Channels, at least 1."""
+    num_classes: int = attrs.field(default=10, validator=ge(2))
+    """Classes, at least 2; images come in turn from each."""
+    train_images: int = attrs.field(default=1000, validator=ge(1))
+    """Training images, at least 1."""
+    validation_images: int = attrs.field(default=200, validator=ge(1))
+    """Validation images, at least 1."""
+    noise: float = attrs.field(default=0.25, validator=probability)
+    """Share of an image that is noise, in [0,1]; at 1 the class is lost."""
+    data_seed: int = 0
+    """Seed of the images; another seed gives another set."""
+    crop_padding: int = attrs.field(default=0, validator=ge(0))
+    """Pixels added on every side before a random crop of the original size; 0: no crop."""
+    flip: float = attrs.field(default=0.0, validator=probability)
+    """Probability of the left-right mirror image, in [0,1]."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from pixels in [0,1]; one number stands for all channels."""
+    std: tuple[float, ...] = attrs.field(default=(0.25,), validator=positive)
+    """Pixels are divided by this after the mean is subtracted; above 0."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """The two sets, the same for the same options."""
+        rng = torch.Generator().manual_seed(self.data_seed)
+        coarse = torch.rand(self.num_classes, self.channels, COARSE, COARSE, generator=rng)
+        patterns = F.interpolate(coarse, (self.size, self.size), mode="nearest")
+        train = noisy_patterns(patterns, self.train_images, self.noise, rng)
+        validation = noisy_patterns(patterns, self.validation_images, self.noise, rng)
+        return self.resident_data(train, validation, self.num_classes)
+
+
+def noisy_patterns(patterns: Tensor, count: int, noise: float, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Images uint8 [count,C,H,W] and labels int64 [count] from one pattern [K,C,H,W] in [0,1] per class."""
+    labels = torch.arange(count) % len(patterns)
+    noises = torch.rand(count, *patterns.shape[1:], generator=rng)
+    return ((1 - noise) * patterns[labels] + noise * noises).mul_(255).round_().to(torch.uint8), labels

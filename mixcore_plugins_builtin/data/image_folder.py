@@ -1,0 +1,136 @@
+"""Image folders of any size, read by worker processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs.validators import and_, ge, gt, in_, le, optional
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mixcore.api import Data, Task, hookimpl
+from mixcore_plugins_builtin.data.decode import open_rgb
+from mixcore_plugins_builtin.data.folder_transforms import (
+    Interpolation,
+    Transform,
+    evaluation_transform,
+    rand_augment,
+    training_transform,
+)
+from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
+from mixcore_plugins_builtin.data.options import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OnCorrupt,
+    positive,
+    probability,
+)
+
+__all__ = ["FolderImages", "ImageFolder"]
+
+CHANNELS = 3
+
+
+class FolderImages(Dataset[tuple[Tensor, int]]):
+    """Images of class folders, opened in RGB and transformed. Raises UnreadableSampleError for a corrupt file."""
+
+    def __init__(self, folders: ClassFolders, transform: Transform, on_corrupt: OnCorrupt) -> None:
+        self.folders, self.transform, self.on_corrupt = folders, transform, on_corrupt
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path = self.folders.path(index)
+        image: Image = open_rgb(path, str(path), self.on_corrupt)
+        return self.transform(image), int(self.folders.labels[index])
+
+
+def _increasing(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
+    if not 0 < value[0] <= value[1]:
+        raise ValueError(f"{attribute.name} must be two numbers above 0, the smaller first, found {list(value)}")
+
+
+def _rand_augment_words(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:  # noqa: ARG001
+    if value:
+        rand_augment(value, IMAGENET_MEAN)
+
+
+def _three(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:  # noqa: ARG001
+    if len(value) != CHANNELS:
+        raise ValueError(f"{attribute.name} must hold one number per channel (3), found {list(value)}")
+
+
+@attrs.define(eq=False, kw_only=True)
+class ImageFolder:
+    """Any set kept as root/train/<class>/<image> and root/val/<class>/<image>; a label is the rank of its folder name.
+
+    Files are opened in RGB. Training images are cropped at random, validation images at the centre.
+    """
+
+    role = "data"
+
+    root: str = "data"
+    """Folder that holds the two splits."""
+    train: str = "train"
+    """Folder of the training split below `root`."""
+    validation: str = "val"
+    """Folder of the validation split below `root`."""
+    size: int = attrs.field(default=224, validator=ge(1))
+    """Height and width of training images in pixels."""
+    test_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    """Height and width of validation images in pixels; as `size` where not given."""
+    scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=_increasing)
+    """Share of the image's area that the random crop takes, from and to."""
+    ratio: tuple[float, float] = attrs.field(default=(3 / 4, 4 / 3), validator=_increasing)
+    """Width over height of the random crop, from and to."""
+    interpolation: Interpolation = attrs.field(default="bicubic", validator=in_(("bilinear", "bicubic")))
+    """How crops are brought to their size, in training and validation."""
+    flip: float = attrs.field(default=0.5, validator=probability)
+    """Probability of the left-right mirror image, in [0,1]."""
+    rand_augment: str = attrs.field(default="", validator=_rand_augment_words)
+    """RandAugment in timm's words, such as "rand-m7-mstd0.5-inc1"; empty: none."""
+    random_erasing: float = attrs.field(default=0.0, validator=probability)
+    """Probability that a rectangle is filled with noise after normalisation, in [0,1]."""
+    crop_ratio: float = attrs.field(default=0.875, validator=and_(gt(0), le(1)))
+    """Validation: crop size over the short side that the image is resized to (rounded to a pixel), in (0,1]."""
+    repeats: int = attrs.field(default=1, validator=ge(1))
+    """Repeated augmentation: times that an image comes in an epoch of unchanged length; 1: off."""
+    mean: tuple[float, ...] = attrs.field(default=IMAGENET_MEAN, validator=_three)
+    """Subtracted from pixels in [0,1], per channel."""
+    std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=[_three, positive])
+    """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
+    on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
+    """A file that cannot be decoded: "refuse" stops the run, "skip" takes the next one (validation: leaves it out)."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """Both splits, for workers. DataError where a folder is missing or empty, or the classes differ."""
+        train, validation = scan_splits(Path(self.root).expanduser(), self.train, self.validation)
+        training = training_transform(
+            size=self.size,
+            scale=self.scale,
+            ratio=self.ratio,
+            interpolation=self.interpolation,
+            flip=self.flip,
+            augment=self.rand_augment,
+            erasing=self.random_erasing,
+            mean=self.mean,
+            std=self.std,
+        )
+        evaluation = evaluation_transform(self.test_size or self.size, self.crop_ratio, self.interpolation)
+        return Data(
+            train=FolderImages(train, training, self.on_corrupt),
+            validation=FolderImages(validation, evaluation, self.on_corrupt),
+            task=Task(
+                num_classes=len(train.classes),
+                in_channels=CHANNELS,
+                image_size=(self.size, self.size),
+                mean=self.mean,
+                std=self.std,
+            ),
+            repeats=self.repeats,
+        )

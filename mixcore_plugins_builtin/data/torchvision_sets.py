@@ -1,0 +1,100 @@
+"""Fashion-MNIST and STL-10, read by torchvision and kept on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import attrs
+import torch
+from attrs.validators import ge
+from torchvision import datasets
+
+from mixcore.api import Data, DataError, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, class_labels, found, positive
+
+__all__ = ["STL10", "FashionMNIST", "open_torchvision"]
+
+
+def open_torchvision(dataset: Any, title: str, root: Path, layout: str, download: bool, **arguments: Any) -> Any:
+    """An instance of the torchvision class. DataError with the `layout` expected where it is missing or damaged."""
+    try:
+        return dataset(str(root), download=download, **arguments)
+    except URLError as error:
+        raise DataError(
+            f"{title} could not be downloaded into {found(root)}: {error.reason}; expected {layout}; put the files "
+            "there yourself, or try again with a network connection"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{title} is not complete below {found(root)} ({error}); expected {layout}; set data.root, or "
+            "data.download = true to let torchvision fetch it"
+        ) from error
+
+
+@attrs.define(eq=False, kw_only=True)
+class FashionMNIST(ResidentOptions):
+    """Fashion-MNIST: 10 classes of grey 28x28 images, 60,000 for training and 10,000 for validation.
+
+    Shapes: uint8 [n,1,28,28].
+    """
+
+    role = "data"
+
+    root: str = "data"
+    """Folder that holds FashionMNIST/raw/ with the four idx files."""
+    download: bool = False
+    """Let torchvision fetch the set into `root` where it is missing."""
+    crop_padding: int = attrs.field(default=2, validator=ge(0))
+    """Pixels added on every side before a random crop of the original size; 0: no crop."""
+    mean: tuple[float, ...] = (0.286,)
+    """Subtracted from pixels in [0,1]; one number stands for all channels."""
+    std: tuple[float, ...] = attrs.field(default=(0.353,), validator=positive)
+    """Pixels are divided by this after the mean is subtracted; above 0."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """The training and the test set. DataError where they are missing."""
+        root = Path(self.root).expanduser()
+        raw = root / "FashionMNIST" / "raw"
+        layout = f"{raw}/ with train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k; found {found(raw)}"
+        train, test = (
+            open_torchvision(datasets.FashionMNIST, "Fashion-MNIST", root, layout, self.download, train=train)
+            for train in (True, False)
+        )
+        return self.resident_data(
+            (train.data[:, None].contiguous(), class_labels(train.targets)),
+            (test.data[:, None].contiguous(), class_labels(test.targets)),
+            num_classes=10,
+        )
+
+
+@attrs.define(eq=False, kw_only=True)
+class STL10(ResidentOptions):
+    """STL-10: 10 classes of 96x96 colour images, 5,000 for training and 8,000 for validation; no unlabelled ones.
+
+    Shapes: uint8 [n,3,96,96].
+    """
+
+    role = "data"
+
+    root: str = "data"
+    """Folder that holds stl10_binary/."""
+    download: bool = False
+    """Let torchvision fetch the set into `root` where it is missing."""
+    crop_padding: int = attrs.field(default=12, validator=ge(0))
+    """Pixels added on every side before a random crop of the original size; 0: no crop."""
+
+    @hookimpl
+    def build_data(self) -> Data:
+        """The training and the test set. DataError where they are missing."""
+        root = Path(self.root).expanduser()
+        folder = root / "stl10_binary"
+        layout = f"{folder}/ with train_X.bin, train_y.bin, test_X.bin, test_y.bin; found {found(folder)}"
+        splits = (
+            open_torchvision(datasets.STL10, "STL-10", root, layout, self.download, split=split)
+            for split in ("train", "test")
+        )
+        train, test = ((torch.from_numpy(split.data), class_labels(split.labels)) for split in splits)
+        return self.resident_data(train, test, num_classes=10)
