@@ -1,0 +1,32 @@
+"""mixcore: train image classifiers with mixup methods, compare the methods fairly, or write a new one.
+
+`create_mixer` and `create_step` bring any method into any loop. They are looked up when asked for, so that importing
+mixcore imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixcore.mixers import create_mixer, create_step
+
+    __version__: str
+
+__all__ = ["__version__", "create_mixer", "create_step"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mixcore")
+    if name in ("create_mixer", "create_step"):
+        from mixcore import mixers
+
+        return getattr(mixers, name)
+    raise AttributeError(f"module 'mixcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,7 +22,7 @@ from mixcore.hooks.calls import PluginCalls, check_implementations
 from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.specs import HookSpecs
 
-__all__ = ["Plugins", "build_method_plugins", "build_plugins", "register"]
+__all__ = ["Plugins", "build_method_plugins", "build_plugins", "new_manager", "register"]
 
 
 @attrs.frozen(eq=False, kw_only=True)
