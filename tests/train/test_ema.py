@@ -47,7 +47,7 @@ def test_it_is_a_copy_without_gradients_in_eval_mode() -> None:
     assert not any(parameter.requires_grad for parameter in ema.module.parameters())
     assert model.training
     with torch.no_grad():
-        model[0].weight.zero_()
+        model.get_parameter("0.weight").zero_()
     assert torch.equal(ema.state_dict()["0.weight"], torch.ones(2, 2))
 
 
