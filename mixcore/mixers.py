@@ -29,7 +29,7 @@ _ENDLESS = 1 << 40
 
 
 def create_mixer(
-    name: str,
+    name: str | object,
     *,
     num_classes: int,
     model: nn.Module | None = None,
@@ -38,6 +38,8 @@ def create_mixer(
     **options: Any,
 ) -> Mixer:
     """A mixer for a loop of your own, by the name and with the options it has in a TOML file.
+
+    An instance of a plugin class, its options set, may stand for the name.
 
     `model` is the trained network with timm's `forward_features` and `forward_head`, for methods that look at it: the
     bare module, also under DistributedDataParallel. `overwrite` grants the mixer the batch: it may then return mixed
@@ -55,7 +57,7 @@ class Mixer:
 
     def __init__(
         self,
-        name: str,
+        name: str | object,
         options: Mapping[str, Any],
         *,
         num_classes: int,
@@ -63,7 +65,10 @@ class Mixer:
         seed: int,
         overwrite: bool,
     ) -> None:
-        self._plugins = build_method_plugins(mix={**options, "name": name})
+        if options and not isinstance(name, str):
+            raise ConfigError(f"options go to the class: {type(name).__name__}({', '.join(options)}=...)")
+        mix = {**options, "name": name} if isinstance(name, str) else name
+        self._plugins = build_method_plugins(mix=mix)
         self._calls = self._plugins.mixers[0]
         _refuse_by_hooks(self._calls)
         self._classes, self._seed, self._overwrite = num_classes, seed, overwrite

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import nn
 
-from mixcore.discovery.capabilities import check_mixers, check_network, check_task
+from mixcore.discovery.capabilities import check_network, check_task
 from mixcore.discovery.manager import Plugins
 from mixcore.errors import ConfigError
 from mixcore.evidence.network import Network, capabilities
@@ -49,7 +49,6 @@ def build_step(
     `precision` None follows the autocast that surrounds the step. `owns_batch` says that nobody reads the batch after
     the step, so that a mixer may write into it. ConfigError where plugins, task and network do not fit together.
     """
-    check_mixers(plugins)
     check_task(plugins, task)
     check_network(plugins, capabilities(model), stage_names(model))
     _move(model, device, channels_last)
@@ -198,7 +197,7 @@ def _leaves_parameters_unused(plugins: Plugins, parts_of: Mapping[PluginCalls, M
     """Whether some trained parameter may be idle in an iteration, which DistributedDataParallel must be told."""
     if any(getattr(calls.plugin, "find_unused_parameters", False) for calls in plugins.everyone):
         return True
-    always = len(plugins.mixers) == 1 and sum(plugins.probabilities) >= 1
+    always = len(plugins.mixers) == 1 and sum(plugins.probabilities) > 1 - 1e-9
     sits_out = not always or has_wrapper(plugins.manager, "choose_mixer")
     trains = any(part.optimizer is not None for mixer in plugins.mixers for part in parts_of[mixer].values())
     return sits_out and trains

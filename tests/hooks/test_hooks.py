@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import mixcore
 from mixcore.data.loader import build_train_loader
-from mixcore.discovery.manager import build_method_plugins
+from mixcore.discovery.manager import new_manager, register
 from mixcore.hooks.calls import PluginCalls
 from mixcore.train.step import TrainingStep
-from mixcore.types import Data, Task
+from mixcore.types import Task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 TASK = Task(num_classes=3, in_channels=1, image_size=(8, 8), mean=(0.0,), std=(1.0,))
@@ -47,16 +47,10 @@ def step_with(**tables: Any) -> TrainingStep:
     )
 
 
-def calls_of(plugin: object) -> PluginCalls:
-    (calls,) = build_method_plugins(mix="none", extra=[plugin]).extras
-    return calls
-
-
 def test_hook_build_data() -> None:
-    plugins = build_method_plugins(mix="none", data=examples("build_data").Stripes(count=6))
-    assert plugins.data is not None
-    data = plugins.data.build_data()
-    assert isinstance(data, Data)
+    manager, plugin = new_manager(), examples("build_data").Stripes(count=6)
+    register(manager, plugin, "stripes", "stripes")
+    data = PluginCalls(manager, plugin, "stripes", "stripes").build_data()
     loader = build_train_loader(
         data,
         batch_size=3,
@@ -99,7 +93,7 @@ def test_hook_build_modules() -> None:
 def test_hook_choose_mixer() -> None:
     step = step_with(mix=examples("generate_mix").Halves(), extra=[examples("choose_mixer").EverySecond()])
     mixers = [step(*batch())[1].mixer for _ in range(4)]
-    assert mixers == ["Halves", None, "Halves", None]
+    assert mixers == ["halves", None, "halves", None]
 
 
 def test_hook_generate_mix() -> None:
@@ -134,14 +128,14 @@ def test_hook_extra_losses() -> None:
     loss, report = step(*batch())
     extra = 0.5 * step.model(batch()[0]).square().mean()
     torch.testing.assert_close(loss, plain + extra)
-    torch.testing.assert_close(report.losses["SmallLogits/size"], extra.detach())
+    torch.testing.assert_close(report.losses["smalllogits/size"], extra.detach())
 
 
 def test_hook_scalars() -> None:
     step = step_with(mix=examples("generate_mix").Halves(), extra=[examples("scalars").LamSpread()])
     assert step(*batch())[1].scalars == {}, "not asked for outside logging iterations"
     _, report = step(*batch(), logging=True)
-    assert float(report.scalars["LamSpread/lam_spread"]) == 0
+    assert float(report.scalars["lamspread/lam_spread"]) == 0
 
 
 def test_hook_after_step() -> None:
