@@ -15,7 +15,7 @@ from typing import Any
 
 from mixcore.errors import RunFolderError
 
-__all__ = ["append_record", "read_records", "truncate_records"]
+__all__ = ["append_record", "plain", "read_records", "truncate_records"]
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -23,12 +23,19 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
     Numbers that JSON cannot hold (NaN, infinite) are written as null. OSError where the folder cannot be written.
     """
-    line = json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False) + "\n"
+    line = json.dumps(plain(record), allow_nan=False) + "\n"
     with path.open("ab") as file:
         file.truncate(len(_whole(path.read_bytes())))
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with null for every number that JSON cannot hold."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
+    }
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -56,10 +63,6 @@ def truncate_records(path: Path, count: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _whole(content: bytes) -> bytes:

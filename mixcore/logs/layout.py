@@ -70,7 +70,7 @@ class _Sheet:
 
     def height(self, block: Block) -> int:
         """Pixels that a block takes."""
-        return LINE * (len(block.notes) + 3) + GAP + self.row * len(block.rows)
+        return LINE * (len(self._notes(block)) + 3) + GAP + self.row * len(block.rows)
 
     def draw(self, blocks: Sequence[Block], heading: str, height: int) -> Image.Image:
         self.image = Image.new("RGB", (self.width, height), PAPER)
@@ -84,14 +84,29 @@ class _Sheet:
             top += self.height(block)
         return self.image
 
+    def _notes(self, block: Block) -> list[str]:
+        """The block's notes, wrapped at words to the width of the paper."""
+        lines: list[str] = []
+        for note in block.notes:
+            line = ""
+            for word in note.split(" "):
+                longer = f"{line} {word}" if line else word
+                if line and self.small.getlength(longer) > self.width - 2 * MARGIN:
+                    lines.append(line)
+                    longer = word
+                line = longer
+            lines.append(line)
+        return lines
+
     def _block(self, block: Block, top: int) -> None:
         self.pen.line((MARGIN, top, self.width - MARGIN, top), EDGE)
         top += GAP
         self._text(MARGIN, top, block.title, INK, self.width - 2 * MARGIN, self.large)
         top += LINE + 6
-        for note in block.notes:
+        for note in self._notes(block):
             self._text(MARGIN, top, note, FAINT, self.width - 2 * MARGIN)
             top += LINE
+        top += 4
         for column, title in enumerate(block.columns):
             last = column == len(block.columns) - 1
             self._text(MARGIN + column * self.step, top, title, FAINT, TEXT_WIDTH if last else self.tile[0])
@@ -104,7 +119,7 @@ class _Sheet:
     def _cell(self, cell: Cell, left: int, top: int) -> None:
         width, height = self.tile
         if cell.lines:
-            self._text(left, top - 2, cell.lines[0], INK, TEXT_WIDTH, self.large)
+            self._text(left, top, cell.lines[0], INK, TEXT_WIDTH, self.large)
             for number, line in enumerate(cell.lines[1:]):
                 self._text(left, top + LINE + 8 + number * LINE, line, INK, TEXT_WIDTH)
             return

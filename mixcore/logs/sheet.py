@@ -13,7 +13,7 @@ from mixcore.logs.layout import Block, Cell, draw
 from mixcore.logs.pictures import denormalise
 from mixcore.types import Mix, Targets, Task
 
-__all__ = ["Section", "contact_sheet", "label_text"]
+__all__ = ["Section", "contact_sheet", "label_text", "section_block"]
 
 MOST_SOURCES = 4
 """Sources shown per mixed image; of more, those of largest label weight."""
@@ -24,6 +24,8 @@ class Section:
     """What one mixer made of one batch: `images` [N,C,H,W] before and `mix` after, `targets` by the label policy."""
 
     title: str
+    notes: Sequence[str] = ()
+    """Lines below the title."""
     mix: Mix
     images: Tensor
     targets: Targets
@@ -43,8 +45,12 @@ def contact_sheet(
     Beside each row stand lam (the weight of the image's own label as the mixer gave it) and the weight of each label
     as the label policy set it, with `class_names` where they are known.
     """
-    blocks = [_Rows(section, task, rows, class_names).block() for section in sections]
-    return draw(blocks, heading=heading)
+    return draw([section_block(section, task, rows, class_names) for section in sections], heading=heading)
+
+
+def section_block(section: Section, task: Task, rows: int, class_names: Sequence[str] | None = None) -> Block:
+    """One section as what is drawn: per mixed image its originals, masks, the image itself, and its numbers."""
+    return _Rows(section, task, rows, class_names).block()
 
 
 def label_text(label: Tensor, task: Task, class_names: Sequence[str] | None = None) -> str:
@@ -68,7 +74,7 @@ class _Rows:
 
     def __init__(self, section: Section, task: Task, rows: int, class_names: Sequence[str] | None) -> None:
         mix, targets = section.mix, section.targets
-        self.title, self.mix, self.task, self.names = section.title, mix, task, class_names
+        self.section, self.mix, self.task, self.names = section, mix, task, class_names
         self.weights, self.sources = mix.weights[:rows].cpu(), mix.sources[:rows].cpu()
         self.label_weights, self.label_sources = targets.weights[:rows].cpu(), targets.sources[:rows].cpu()
         self.labels = targets.labels.cpu()
@@ -92,7 +98,9 @@ class _Rows:
             [*self._originals(row), *self._masks(row), Cell(picture=self.mixed[row]), Cell(lines=self._numbers(row))]
             for row in range(len(self.sources))
         ]
-        return Block(title=self.title, notes=self._notes(), columns=self._columns(), rows=rows)
+        return Block(
+            title=self.section.title, notes=[*self.section.notes, *self._notes()], columns=self._columns(), rows=rows
+        )
 
     def _columns(self) -> list[str]:
         count = self.shown.shape[1]
@@ -139,7 +147,7 @@ class _Rows:
         return lines
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes: list[str] = []
         if self.shown.shape[1] == 1:
             notes.append("not mixed: every image goes to the network as it is")
         if self.mix.stage is not None:

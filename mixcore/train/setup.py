@@ -35,6 +35,7 @@ __all__ = ["Session", "build_session"]
 class Session:
     """What a run trains with."""
 
+    data: Data
     task: Task
     loader: Loader
     validation: Loader
@@ -82,6 +83,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
         accumulate=train.accumulate,
     )
     return Session(
+        data=data,
         task=data.task,
         loader=loader,
         validation=validation,

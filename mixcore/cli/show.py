@@ -1,0 +1,89 @@
+"""`mixcore show`: a picture of what the mixers of a configuration make of its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mixcore.config.schema import RunConfig
+
+__all__ = ["command", "picture"]
+
+
+@click.command("show", short_help="Picture what the mixers of a configuration do.")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key, such as mix.alpha=0.2.")
+@click.option("--out", type=click.Path(path_type=Path), help="PNG file to write; by default <name of CONFIG>.png here.")
+@click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="Mixed images per mixer.")
+@click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Epoch, from 0, of the batch.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed, by default the configuration's.")
+def command(
+    config: Path, overrides: tuple[str, ...], out: Path | None, rows: int, epoch: int, seed: int | None
+) -> None:
+    """Write a PNG with originals, partners, masks, mixed images, lam and label weights.
+
+    The images are the first batch that a run of CONFIG trains on in that epoch, mixed by each of its mixers in turn.
+    """
+    import attrs
+
+    from mixcore.config.load import load_config
+    from mixcore.errors import ConfigError, StorageError
+
+    loaded = load_config(config, overrides)
+    chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
+    if epoch >= chosen.schedule.epochs:
+        raise ConfigError(
+            f"--epoch {epoch} is not in this run of {chosen.schedule.epochs} epochs, 0 to {chosen.schedule.epochs - 1}"
+        )
+    out = Path(f"{config.stem}.png") if out is None else out
+    sheet = picture(chosen, rows=rows, epoch=epoch, heading=f"{config}   epoch {epoch}   seed {chosen.seed}")
+    try:
+        sheet.save(out, format="png")
+    except OSError as error:
+        raise StorageError(
+            f"{out} could not be written: {error.strerror or error}; name another file with --out"
+        ) from error
+    click.echo(out)
+
+
+def picture(config: RunConfig, *, rows: int, epoch: int, heading: str) -> Image.Image:
+    """The contact sheet of the first batch of `epoch` (from 0), one section per mixer."""
+    import attrs
+
+    from mixcore.discovery.manager import build_plugins
+    from mixcore.logs.sheet import Section, contact_sheet
+    from mixcore.train.distributed import Place, joined
+    from mixcore.train.setup import build_session
+
+    train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch
+    config = attrs.evolve(config, train=train)
+    plugins = build_plugins(config)
+    with joined(config.run, Place()) as processes:
+        session = build_session(config, plugins, processes)
+        images, labels = next(iter(session.loader.epoch(epoch)))
+        sections = []
+        for index, mixer in enumerate(plugins.mixers):
+            mix, targets = session.state.step.mix_batch(
+                images, labels, mixer=index, epoch=epoch, iteration=epoch * len(session.loader)
+            )
+            notes = _notes(mixer.plugin, plugins.probabilities[index])
+            sections.append(Section(title=mixer.name, notes=notes, mix=mix, images=images, targets=targets))
+        names = getattr(session.data.train, "classes", None)
+        return contact_sheet(sections, session.task, rows=rows, class_names=names, heading=heading)
+
+
+def _notes(plugin: Any, probability: float) -> list[str]:
+    """The mixer's options, and how often it takes the batch where it does not always."""
+    import json
+
+    import attrs
+
+    values = {field.name: getattr(plugin, field.name) for field in attrs.fields(type(plugin)) if field.init}
+    options = [f"{key} = {json.dumps(value, default=str)}" for key, value in values.items() if value is not None]
+    turns = [f"takes {100 * probability:.0f} % of the batches"] if probability < 1 else []
+    return [line for line in (",  ".join(options), *turns) if line]
