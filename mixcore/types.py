@@ -76,7 +76,7 @@ class Targets:
             dense = torch.einsum("ms,msk->mk", self.weights, rows)
         else:
             dense = self.weights.new_zeros(self.weights.shape[0], num_classes)
-            dense.scatter_add_(1, self.labels[self.sources], self.weights)
+            dense.scatter_add_(1, self.labels.take(self.sources), self.weights)
         if smoothing and self.smooth:
             share = smoothing / num_classes * dense.sum(1, keepdim=True)
             dense = dense.mul_(1 - smoothing).add_(share)
@@ -110,17 +110,21 @@ class Mix:
     """[M,...] what later hooks of this iteration want back."""
 
     @classmethod
-    def pair(cls, images: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None = None, **rest: Any) -> Mix:
-        """The usual mix of two: source 0 is the image itself with weight `lam` [M], source 1 its `partner` [M].
+    def pair(cls, images: Tensor, partner: Tensor, lam: Tensor | float, mask: Tensor | None = None, **rest: Any) -> Mix:
+        """The usual mix of two: source 0 is the image itself with weight `lam`, source 1 its `partner` [M].
 
-        `mask` [M,1,h,w] is the weight of the image's own pixels.
+        `lam` is [M], or one Python float for all rows. `mask` [M,1,h,w] is the weight of the image's own pixels.
         """
-        own = torch.arange(partner.shape[0], device=partner.device)
-        lam = lam.to(torch.float32)
+        rows, device = partner.shape[0], partner.device
+        if isinstance(lam, Tensor):
+            lam = lam.to(torch.float32)
+            weights = torch.stack((lam, 1 - lam), 1)
+        else:
+            weights = torch.tensor((lam, 1 - lam)).to(device, non_blocking=True).expand(rows, 2)
         return cls(
             images=images,
-            sources=torch.stack((own, partner), 1),
-            weights=torch.stack((lam, 1 - lam), 1),
+            sources=torch.stack((torch.arange(rows, device=device), partner), 1),
+            weights=weights,
             masks=mask,
             **rest,
         )
@@ -315,7 +319,7 @@ class Data:
     repeats: int = 1
 
 
-def _part_stages(value: Sequence[str]) -> tuple[str, ...]:
+def _part_stages(value: Sequence[Stage]) -> tuple[Stage, ...]:
     return tuple(value)
 
 
