@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from mixcore.api import Task
 from mixcore_plugins_builtin.backbones.cifar import (
     CifarConvNeXtTiny,
@@ -17,7 +19,6 @@ from mixcore_plugins_builtin.backbones.cifar import (
 from mixcore_plugins_builtin.backbones.timm_model import TimmBackbone
 from mixcore_plugins_builtin.backbones.wide_resnet import WideResNet
 from mixcore_plugins_builtin.backbones.wrn import WideResNet28x8
-from torch import nn
 
 
 def task(classes: int, size: int = 224) -> Task:
