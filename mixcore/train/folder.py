@@ -106,7 +106,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             values.update(_flat(value, f"{path}."))
         elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
             for index, item in enumerate(value):
-                values.update(_flat({f"{path}[{index}]": item}))
+                values.update(_flat({path if len(value) == 1 else f"{path}[{index}]": item}))
         else:
             values[path] = list(value) if isinstance(value, tuple) else value
     return values

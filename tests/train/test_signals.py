@@ -1,0 +1,77 @@
+"""SIGTERM and SIGINT: what is raised at once, what waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from mixcore.errors import InterruptedRunError, PreemptedError
+from mixcore.train.signals import StopSignals, stop_error
+
+
+def send(*numbers: signal.Signals) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+def test_outside_training_a_signal_ends_the_run_at_once() -> None:
+    with StopSignals(), pytest.raises(PreemptedError, match="before training; nothing was written"):
+        send(signal.SIGTERM)
+    with StopSignals(), pytest.raises(InterruptedRunError):
+        send(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_while_training_a_signal_is_remembered(number: signal.Signals, code: int) -> None:
+    with StopSignals() as signals, signals.deferred():
+        assert signals.code == 0
+        send(number)
+        assert signals.code == code
+
+
+@pytest.mark.parametrize(
+    ("numbers", "raised"),
+    [
+        ((signal.SIGINT, signal.SIGINT), True),
+        ((signal.SIGINT, signal.SIGTERM), True),
+        ((signal.SIGTERM, signal.SIGINT), True),
+        ((signal.SIGTERM, signal.SIGTERM), False),
+    ],
+)
+def test_a_second_signal_waits_only_when_a_launcher_repeats_itself(
+    numbers: tuple[signal.Signals, ...], raised: bool
+) -> None:
+    with StopSignals() as signals, signals.deferred():
+        send(numbers[0])
+        if raised:
+            with pytest.raises(InterruptedRunError, match="at once"):
+                send(numbers[1])
+        else:
+            send(numbers[1])
+
+
+def test_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_thread_that_cannot_handle_signals_runs_without() -> None:
+    codes: list[int] = []
+
+    def work() -> None:
+        with StopSignals() as signals:
+            codes.append(signals.code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def test_the_error_names_the_signal_and_carries_its_code() -> None:
+    assert stop_error(75, "saved").exit_code == 75
+    assert str(stop_error(130, "saved")) == "stopped by SIGINT: saved"
