@@ -110,7 +110,7 @@ def test_wrn_stages() -> None:
 def test_depth_28_has_four_blocks_a_group() -> None:
     with torch.device("meta"):
         network = WideResNet28x8().build_backbone(task())
-    assert [len(getattr(network, f"group{k}")) for k in (1, 2, 3)] == [4, 4, 4]
+    assert [len(list(network.get_submodule(f"group{k}").children())) for k in (1, 2, 3)] == [4, 4, 4]
     assert network.num_features == 512
 
 
