@@ -139,9 +139,9 @@ def _select_one(
         cls = load(entry)
         _check_role(role, cls, entry.label)
     except ConfigError as error:
-        return None, [Fault(path, str(error))]
+        return None, [Fault((*path, "name"), str(error))]
     except PluginError as error:
-        return None, [Fault(path, str(error), error)]
+        return None, [Fault((*path, "name"), str(error), error)]
     plugin, faults = structure(cls, table.options, path, table.name)
     if plugin is None:
         return None, faults

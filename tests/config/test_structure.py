@@ -99,7 +99,12 @@ def test_refused(key: str, given: Any, path: str, message: str) -> None:
 
 def test_every_fault_at_once() -> None:
     _, faults = structure(Options, {"number": -1, "count": "x", "flag": 0, "mod": "sum"}, ("mix", 1), "shape")
-    assert sorted(dotted(fault.path) for fault in faults) == ["mix[1].count", "mix[1].flag", "mix[1].mod", "mix[1].number"]
+    assert sorted(dotted(fault.path) for fault in faults) == [
+        "mix[1].count",
+        "mix[1].flag",
+        "mix[1].mod",
+        "mix[1].number",
+    ]
 
 
 def test_several_validators_each_speak() -> None:
