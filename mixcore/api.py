@@ -10,7 +10,7 @@ from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.boxes import Box, box_around, box_lam, box_mask, boxes_around, boxes_inside, boxes_lam, boxes_of_sides
-from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, take_rows, unmixed
+from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
@@ -53,6 +53,7 @@ __all__ = [
     "paste_boxes",
     "select_boxes",
     "send",
+    "slice_boxes",
     "take_rows",
     "uniforms",
     "unmixed",

@@ -14,7 +14,11 @@ from torch import Tensor
 from mixcore.ops.boxes import Box, boxes_inside
 from mixcore.types import Mix
 
-__all__ = ["blend", "paste_box", "paste_boxes", "select_boxes", "take_rows", "unmixed"]
+__all__ = ["blend", "paste_box", "paste_boxes", "select_boxes", "slice_boxes", "take_rows", "unmixed"]
+
+SLICES_FROM = 3 * 64 * 64
+"""Elements per image from which slices win on one CPU thread: at 3x32x32 select takes 0.4 ms for 100 images and slices
+1.2, at 3x64x64 both take about 0.9 ms for 64, at 3x224x224 select takes 7.9 ms for 32 and slices 2.0."""
 
 
 def take_rows(images: Tensor, rows: Tensor) -> Tensor:
@@ -23,12 +27,16 @@ def take_rows(images: Tensor, rows: Tensor) -> Tensor:
     return torch.index_select(images, 0, rows, out=torch.empty_like(images))
 
 
-def blend(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
-    """lam · x + (1 - lam) · x[partner], one `lam` or one per image [N]; a new tensor, one gather and one lerp."""
-    mixed = take_rows(images, partner)
+def blend(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: bool = False) -> Tensor:
+    """lam · x + (1 - lam) · x[partner] by one gather and one lerp; `lam` one Python float or one value per image [N].
+
+    `overwrite` writes into `images` and returns them.
+    """
+    others = take_rows(images, partner)
+    mixed = images if overwrite else others
     if isinstance(lam, Tensor):
-        return mixed.lerp_(images, lam.to(images.dtype)[:, None, None, None])
-    return mixed.lerp_(images, lam)
+        return torch.lerp(others, images, lam.to(images.dtype).view(-1, 1, 1, 1), out=mixed)
+    return torch.lerp(others, images, lam, out=mixed)
 
 
 def paste_box(images: Tensor, partner: Tensor, box: Box, overwrite: bool = False) -> Tensor:
@@ -54,10 +62,10 @@ def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor
     return torch.where(inside, mixed, images, out=mixed), inside.logical_not().float()
 
 
-def paste_boxes(
+def slice_boxes(
     images: Tensor, partner: Sequence[int], boxes: Sequence[Sequence[int]], overwrite: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The bits of :func:`select_boxes` by one slice copy per box, for numbers drawn on the host and large CPU images.
+    """The bits of :func:`select_boxes` by one slice copy per box, which touches the boxes only.
 
     `partner` and `boxes` hold N rows as Python ints. `overwrite` writes into `images` and returns them.
     """
@@ -73,6 +81,17 @@ def paste_boxes(
         mixed[row, :, rows, columns] = patch
         masks[row, :, rows, columns] = 0
     return mixed, masks
+
+
+def paste_boxes(images: Tensor, partner: Tensor, boxes: Tensor, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+    """x with x[partner] inside each image's box [N,4], and the masks [N,1,H,W] float32 (0 inside).
+
+    For boxes drawn on the host and sent to the device of the images: large images on the CPU, where reading them costs
+    nothing, take :func:`slice_boxes`, all others :func:`select_boxes`. The bits are the same.
+    """
+    if images.device.type == "cpu" and images[0].numel() >= SLICES_FROM:
+        return slice_boxes(images, partner.tolist(), boxes.tolist(), overwrite)
+    return select_boxes(images, partner, boxes)
 
 
 def unmixed(images: Tensor) -> Mix:

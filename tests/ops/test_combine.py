@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixcore.api import Box, blend, paste_box, paste_boxes, select_boxes, take_rows, unmixed
+from mixcore.api import Box, blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -32,18 +32,22 @@ def test_rows_keep_dtype_and_format(dtype, memory_format):
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_blend(dtype, memory_format, per_sample):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_blend(dtype, memory_format, per_sample, overwrite):
     images, partner = batch(dtype=dtype, memory_format=memory_format), shuffled()
     before = images.clone()
     lam = torch.linspace(0, 1, 5) if per_sample else 0.3
-    mixed = blend(images, partner, lam)
     weight = lam[:, None, None, None] if per_sample else lam
     expected = weight * images.float() + (1 - weight) * images[partner].float()
+    kept = blend(images, partner, lam)
+    assert torch.equal(images, before)
+    mixed = blend(images, partner, lam, overwrite=overwrite)
+    assert torch.equal(mixed, kept)
+    assert (mixed is images) is overwrite
     torch.testing.assert_close(mixed.float(), expected, rtol=0.02, atol=0.02)
     assert mixed.dtype == dtype
     assert mixed.stride() == images.stride()
-    assert torch.equal(images, before)
-    low, high = torch.minimum(images, images[partner]), torch.maximum(images, images[partner])
+    low, high = torch.minimum(before, before[partner]), torch.maximum(before, before[partner])
     assert ((mixed >= low) & (mixed <= high)).all()
 
 
@@ -93,7 +97,7 @@ def test_slices_and_select_give_the_same_bits(memory_format, overwrite, dtype):
     assert selected.stride() == images.stride()
     assert masks.dtype == torch.float32
     before = images.clone()
-    pasted, same_masks = paste_boxes(images, partner.tolist(), boxes.tolist(), overwrite=overwrite)
+    pasted, same_masks = slice_boxes(images, partner.tolist(), boxes.tolist(), overwrite=overwrite)
     torch.testing.assert_close(pasted, selected, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(masks, same_masks)
     assert same_masks.dtype == torch.float32
@@ -101,6 +105,16 @@ def test_slices_and_select_give_the_same_bits(memory_format, overwrite, dtype):
     assert (pasted is images) is overwrite
     if not overwrite:
         torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (80, 80)])
+def test_pasting_gives_the_same_bits_at_any_size(size):
+    images, partner = batch(3, size=size), torch.tensor([1, 2, 0])
+    boxes = torch.tensor([[0, 5, 2, 8], [1, 1, 0, 3], [3, 7, 0, 4]])
+    expected, expected_masks = select_boxes(images, partner, boxes)
+    mixed, masks = paste_boxes(images, partner, boxes)
+    assert torch.equal(mixed, expected)
+    assert torch.equal(masks, expected_masks)
 
 
 def test_unmixed_is_the_batch_itself():
