@@ -30,7 +30,7 @@ def cached(
         return decode()
     entry = Path(folder).expanduser() / f"{_digest(files, settings)}.npz"
     try:
-        with np.load(entry) as stored:
+        with entry.open("rb") as file, np.load(file) as stored:
             return torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         images, labels = decode()

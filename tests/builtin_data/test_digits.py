@@ -1,0 +1,88 @@
+"""The digits that ship with mixcore."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+
+from mixcore.api import ConfigError
+from mixcore_plugins_builtin.data.digits import Digits, enlarge
+
+STORED = files("mixcore_plugins_builtin.data") / "digits.npz"
+
+
+def test_the_file_is_the_uci_set_and_small():
+    sklearn = pytest.importorskip("sklearn.datasets", reason="scikit-learn keeps the set to compare with")
+    reference = sklearn.load_digits()
+    with STORED.open("rb") as file, np.load(file) as stored:
+        assert np.array_equal(stored["images"], reference.images)
+        assert np.array_equal(stored["labels"], reference.target)
+    assert len(STORED.read_bytes()) < 100_000
+
+
+def test_source_and_licence_are_stated_beside_it():
+    text = (files("mixcore_plugins_builtin.data") / "digits.md").read_text()
+    assert "CC BY 4.0" in text
+    assert "Alpaydin" in text
+
+
+def test_split_is_stratified_complete_and_fixed():
+    data = Digits().build_data()
+    counts = data.train.labels.bincount(), data.validation.labels.bincount()
+    assert (len(data.train), len(data.validation)) == (1442, 355)
+    assert torch.equal(counts[1], (counts[0] + counts[1]) // 5)
+    again = Digits().build_data()
+    assert torch.equal(data.validation.images, again.validation.images)
+    rows = {image.numpy().tobytes() for image in data.train.images}
+    assert len(rows) > 1400
+    assert not rows & {image.numpy().tobytes() for image in data.validation.images}
+
+
+def test_images_are_enlarged_over_the_whole_range():
+    data = Digits().build_data()
+    assert data.train.images.shape == (1442, 1, 32, 32)
+    assert data.train.images.dtype == torch.uint8
+    assert (data.train.images.min(), data.train.images.max()) == (0, 255)
+    flat = enlarge(torch.full((1, 8, 8), 8, dtype=torch.uint8), 32)
+    assert flat.unique().tolist() == [128]
+
+
+def test_normalised_images_have_mean_zero_and_deviation_one():
+    data = Digits().build_data()
+    images = (data.train.images / 255 - data.task.mean[0]) / data.task.std[0]
+    assert images.mean().abs() < 0.01
+    assert (images.std() - 1).abs() < 0.01
+
+
+def test_size_and_channels():
+    data = Digits(size=24, channels=3).build_data()
+    assert data.train.images.shape == (1442, 3, 24, 24)
+    assert (data.task.in_channels, data.task.image_size) == (3, (24, 24))
+    assert data.task.mean == (0.305,) * 3
+    assert torch.equal(data.train.images[:, 0], data.train.images[:, 2])
+
+
+def test_augmentation_follows_the_options():
+    assert Digits(crop_padding=0).build_data().train.augment is None
+    augment = Digits().build_data().train.augment
+    assert (augment.padding, augment.mode, augment.flip) == (2, "constant", 0.0)
+    assert Digits().build_data().validation.augment is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": 7}, {"channels": 2}, {"flip": 1.5}, {"crop_padding": -1}, {"padding_mode": "edge"}, {"std": (0.0,)}],
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Digits(**wrong)
+
+
+def test_options_that_do_not_fit_the_images_are_refused():
+    with pytest.raises(ConfigError, match=r"crop_padding = 32 .* 32x32"):
+        Digits(crop_padding=32, padding_mode="reflect").build_data()
+    with pytest.raises(ConfigError, match=r"data.mean has 3 numbers and the images have 1 channel;"):
+        Digits(mean=(0.1, 0.2, 0.3)).build_data()
