@@ -73,16 +73,15 @@ def _windows(
     """Per scale: first row, row behind the last, first column, column behind the last, pixels without the centre."""
     windows = []
     for scale in FINE_GRAINED_SCALES:
-        top, bottom = _cut(height, scale)
-        left, right = _cut(width, scale)
+        top, bottom = _cut(height, scale, device)
+        left, right = _cut(width, scale, device)
         others = (bottom - top)[:, None] * (right - left) - 1
-        count = others.clamp_(min=1).to(device, torch.float32)
-        windows.append((top.to(device), bottom.to(device), left.to(device), right.to(device), count))
+        windows.append((top, bottom, left, right, others.clamp_(min=1).float()))
     return tuple(windows)
 
 
-def _cut(size: int, scale: int) -> tuple[Tensor, Tensor]:
-    index = torch.arange(size)
+def _cut(size: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    index = torch.arange(size, device=device)
     return (index - scale + 1).clamp_(min=0), (index + scale + 1).clamp_(max=size)
 
 

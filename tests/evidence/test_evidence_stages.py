@@ -24,7 +24,14 @@ def vit(**options: object) -> nn.Module:
 
 
 def swin(**options: object) -> nn.Module:
-    settings = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 8, "num_heads": (1, 2), "depths": (1, 2)}
+    settings = {
+        "img_size": 32,
+        "patch_size": 2,
+        "window_size": 4,
+        "embed_dim": 8,
+        "num_heads": (1, 2),
+        "depths": (1, 2),
+    }
     return timm.create_model("swin_tiny_patch4_window7_224", num_classes=5, **{**settings, **options})
 
 
@@ -82,9 +89,9 @@ def test_maps_come_in_one_layout(make, stage, shape) -> None:
 
 
 def test_maps_keep_positions() -> None:
-    """A change of one patch of the image moves the first block's input at that position; the others only by attention."""
+    """A change of one patch of the image moves the tokens at that position, and before attention no others."""
     module = vit().eval()
-    network = Network(module, stages=("norm_pre", 1))
+    network = Network(module, stages=("norm_pre",))
     images = torch.randn(1, 3, 32, 32)
     changed = images.clone()
     changed[:, :, 8:16, 24:32] += 1
@@ -122,4 +129,6 @@ def test_capabilities() -> None:
     assert capabilities(vit(global_pool="avg")) == {"stages", "tokens", "attention", "class_activation"}
     assert capabilities(swin()) == {"stages", "tokens", "attention", "class_activation"}
     assert capabilities(vit(global_pool="map", class_token=False)) == {"stages", "tokens", "attention"}
-    assert "attention" not in capabilities(timm.create_model("eva02_tiny_patch14_224", depth=1, embed_dim=24, num_heads=2))
+    assert "attention" not in capabilities(
+        timm.create_model("eva02_tiny_patch14_224", depth=1, embed_dim=24, num_heads=2)
+    )
