@@ -6,6 +6,11 @@
 from __future__ import annotations
 
 from mixcore.errors import ConfigError, DataError, MixcoreError, UnreadableSampleError
+from mixcore.evidence.network import capabilities
+from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
+from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
+from mixcore.evidence.settle import settle
+from mixcore.evidence.teacher import load_teacher
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
@@ -16,6 +21,7 @@ from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
+    "SALIENCY",
     "SPEC_VERSION",
     "Attention",
     "Augment",
@@ -30,6 +36,7 @@ __all__ = [
     "PaddingMode",
     "Part",
     "PartnerRule",
+    "Probe",
     "Resident",
     "Step",
     "Targets",
@@ -45,15 +52,23 @@ __all__ = [
     "boxes_inside",
     "boxes_lam",
     "boxes_of_sides",
+    "capabilities",
     "crop_flip",
     "draw_partners",
+    "fine_grained",
+    "grey",
     "happens",
     "hookimpl",
+    "load_teacher",
     "paste_box",
     "paste_boxes",
+    "saliency_needs",
+    "saliency_stages",
     "select_boxes",
     "send",
+    "settle",
     "slice_boxes",
+    "spectral_residual",
     "take_rows",
     "uniforms",
     "unmixed",
