@@ -100,9 +100,9 @@ class Counts:
         if not count:
             raise DataError("the validation set is empty: there is nothing to evaluate on")
         if self.kind == "value":
-            values = (absolute / count, math.sqrt(loss / count), loss / count, count)
+            values = (absolute / count, math.sqrt(loss / count), loss / count, int(count))
         else:
-            values = (100 * top1 / count, 100 * top5 / count, loss / count, count)
+            values = (100 * top1 / count, 100 * top5 / count, loss / count, int(count))
         return dict(zip(METRICS[self.kind], values, strict=True))
 
 

@@ -135,13 +135,15 @@ class _Rows:
     def _numbers(self, row: int) -> list[str]:
         """lam, and below it each label with the weight that the loss is told."""
         weights = self.label_weights[row]
-        order = weights.argsort(descending=True, stable=True) if len(weights) > 2 else torch.arange(len(weights))
+        order = torch.arange(len(weights))
+        if len(weights) > 2:
+            order = weights.argsort(descending=True, stable=True)[: int((weights > 0).sum())]
         lines = [f"lam {self.weights[row, 0]:.3f}"]
         for index in order[:MOST_SOURCES].tolist():
             label = self.labels[self.label_sources[row, index]]
             lines.append(f"{weights[index]:.3f} {label_text(label, self.task, self.names)}")
-        if len(weights) > MOST_SOURCES:
-            lines.append(f"and {len(weights) - MOST_SOURCES} more")
+        if len(order) > MOST_SOURCES:
+            lines.append(f"and {len(order) - MOST_SOURCES} more")
         if abs(float(weights.sum()) - 1) > 1e-3:
             lines.append(f"sum {weights.sum():.3f}")
         return lines
