@@ -94,19 +94,18 @@ def _unknown(name: str, names: Iterable[str]) -> str:
     names = list(names)
     known = {found.removeprefix(distribution_of("")).replace("-", "_"): found for found in published()}
     near = nearest(name, [*names, *known])
-    hint = f'; did you mean "{near}"?' if near else ""
+    hint = f'; did you mean "{near}"?' if near not in (None, name) else "."
     message = f'no installed plugin is called "{name}"{hint} Installed: {", ".join(names) or "none"}.'
-    wanted = name if name in known else near
-    if wanted in known and wanted not in names:
-        return f"{message} Install it with: pip install {known[wanted]}"
-    if wanted == near or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        return message
-    return f"{message} If it is published as a plugin: pip install {distribution_of(name)}"
+    if near is None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        return f"{message} If it is published as a plugin: pip install {distribution_of(name)}"
+    if near in known and near not in names:
+        return f"{message} Install it with: pip install {known[near]}"
+    return message
 
 
 def _conflict(name: str, entries: Iterable[Entry]) -> str:
     own = [entry for entry in entries if canonicalize_name(entry.distribution) == GROUP]
-    others = [entry for entry in entries if entry not in own]
+    others = sorted((entry for entry in entries if entry not in own), key=lambda entry: entry.distribution)
     claimants = " and ".join(f"{entry.distribution} {entry.version}" for entry in (*own, *others))
     why = "; it is a name of mixcore's own, so no other may have it" if own else ""
     remove = " or ".join(f"pip uninstall {entry.distribution}" for entry in others)
