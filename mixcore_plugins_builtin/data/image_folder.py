@@ -39,6 +39,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, folders: ClassFolders, transform: Transform, on_corrupt: OnCorrupt) -> None:
         self.folders, self.transform, self.on_corrupt = folders, transform, on_corrupt
+        self.classes = folders.classes
 
     def __len__(self) -> int:
         return len(self.folders)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from mixcore.cli import eval as eval_verb
 from mixcore.cli import show as show_verb
 from mixcore.errors import CheckpointError, ConfigError, RunFolderError, StorageError
+from mixcore.logs import sheet
 from mixcore.logs.jsonl import read_records
 
 CONFIG = """
@@ -89,6 +91,24 @@ def test_same_seed_same_picture_and_the_options_change_it(config: Path) -> None:
     assert not np.array_equal(first, images("--seed", 1))
     assert not np.array_equal(first, images("--epoch", 1))
     assert np.array_equal(images("--seed", 5), images("--set", "seed=5"))
+
+
+def test_class_names_of_folders_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "val"):
+        for name, shade in (("ant", 40), ("bee", 200)):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (20, 20), (shade,) * 3).save(tmp_path / "images" / split / name / f"{number}.png")
+    table = f'name = "image_folder"\nroot = "{tmp_path}/images"\nbatch_size = 4\nsize = 16'
+    path = tmp_path / "folders.toml"
+    path.write_text(re.sub(r"(?<=\[data\]\n).*?(?=\n\[)", table, CONFIG, flags=re.DOTALL))
+    told: list[object] = []
+    real = sheet.contact_sheet
+    monkeypatch.setattr(
+        sheet, "contact_sheet", lambda *given, **named: told.append(named["class_names"]) or real(*given, **named)
+    )
+    show(path, "--out", tmp_path / "x.png")
+    assert told == [("ant", "bee")]
 
 
 def test_names_what_is_wrong(config: Path) -> None:
