@@ -19,7 +19,7 @@ class ResidentTrainLoader:
     """Batches of a Resident in a keyed order, augmented on `device`."""
 
     def __init__(self, resident: Resident, batches: Batches, inputs: InputImages, device: torch.device) -> None:
-        self.images, self.labels = to_device(resident.images, device), to_device(resident.labels, device)
+        self.images, self.labels = resident.images.to(device), resident.labels.to(device)
         self.augment = resident.augment
         self.batches, self.inputs, self.device = batches, inputs, device
 
@@ -49,7 +49,7 @@ class ResidentEvalLoader:
     """Batches of a Resident in its own order, without augmentation: `shares` are this process's."""
 
     def __init__(self, resident: Resident, shares: list[range], inputs: InputImages, device: torch.device) -> None:
-        self.images, self.labels = to_device(resident.images, device), to_device(resident.labels, device)
+        self.images, self.labels = resident.images.to(device), resident.labels.to(device)
         self.shares, self.inputs = shares, inputs
 
     def __len__(self) -> int:
