@@ -83,9 +83,10 @@ class OptimizerConfig:
     eps: float | None = attrs.field(default=None, validator=optional(gt(0)))
     """Term that keeps the denominator from 0; absent: the optimizer's own."""
     nesterov: bool = False
-    """Nesterov momentum."""
+    """Nesterov momentum; off also for "sgd", where timm would have it on."""
     exempt: tuple[str, ...] = ()
-    """Parameters without weight decay: "norm_bias" (all biases, all of at most one dimension), or globs on names."""
+    """Spared from weight decay: "norm_bias" (all biases, all of at most one dimension), "no_weight_decay" (what the
+    network itself declares), globs on names."""
     options: dict[str, Any] = attrs.field(factory=dict)
     """Further arguments of the optimizer, handed on as they are."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from pathlib import Path as FilePath
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -38,15 +38,17 @@ def option_fields(cls: type) -> dict[str, attrs.Attribute[Any]]:
     return {field.alias or field.name: field for field in attrs.fields(cls) if field.init}
 
 
-def structure(cls: type[T], tree: Mapping[str, Any], path: Path = (), owner: str = "") -> tuple[T | None, list[Fault]]:
+def structure(
+    cls: type[T], tree: Mapping[str, Any], path: Path = (), owner: str = "", beside: Collection[str] = ()
+) -> tuple[T | None, list[Fault]]:
     """An instance of the attrs class `cls` from the keys of `tree`, or None and every fault found.
 
     Unknown keys, missing keys, wrong types and refusals of the fields' validators are all reported, each under `path`;
-    `owner` is what messages call the table.
+    `owner` is what messages call the table, and `beside` are keys that the table may have but `cls` does not see.
     """
     fields = option_fields(cls)
     owner = owner or (f"[{path[0]}]" if path else "the configuration")
-    faults = [Fault((*path, key), _unknown_key(key, fields, owner)) for key in tree if key not in fields]
+    faults = [Fault((*path, key), _unknown_key(key, fields, owner, beside)) for key in tree if key not in fields]
     values: dict[str, Any] = {}
     for key, field in fields.items():
         if key in tree:
@@ -65,10 +67,10 @@ def structure(cls: type[T], tree: Mapping[str, Any], path: Path = (), owner: str
         return None, [Fault(path, f"{owner} refuses these values: {error}")]
 
 
-def _unknown_key(key: str, fields: Mapping[str, object], owner: str) -> str:
-    if not fields:
-        return f"unknown key: {owner} has no options"
-    return f"unknown key: {owner} has {', '.join(sorted(fields))}{suggestion(key, fields)}"
+def _unknown_key(key: str, fields: Collection[str], owner: str, beside: Collection[str]) -> str:
+    has = f"has {', '.join(sorted(fields))}" if fields else "has no options"
+    core = f"; every such table has {', '.join(sorted(beside))}" if beside else ""
+    return f"unknown key: {owner} {has}{core}{suggestion(key, [*fields, *beside])}"
 
 
 def _refusals(cls: type, fields: Mapping[str, attrs.Attribute[Any]], values: dict[str, Any], path: Path) -> list[Fault]:

@@ -50,6 +50,8 @@ def plugin_table(cls: type[Table], table: object, path: Path) -> tuple[Table | N
     """One plugin table from its TOML form: the core's keys checked, the plugin's kept as options."""
     if not isinstance(table, Mapping):
         return None, [Fault(path, f'expected a table with a name, such as [{path[0]}] and name = "..." below it')]
+    if "name" not in table:
+        return None, [Fault((*path, "name"), "missing: it says which plugin; mixcore plugins lists those installed")]
     core = _core_keys(cls)
     own = {key: value for key, value in table.items() if key in core}
     options = {key: value for key, value in table.items() if key not in core}

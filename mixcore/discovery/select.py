@@ -13,7 +13,7 @@ import attrs
 from mixcore.config.faults import Fault, Path
 from mixcore.config.schema import MixTable, PluginTable
 from mixcore.config.structure import option_fields, structure
-from mixcore.config.tables import plain
+from mixcore.config.tables import CORE_KEYS, plain
 from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
@@ -142,7 +142,7 @@ def _select_one(
         return None, [Fault((*path, "name"), str(error))]
     except PluginError as error:
         return None, [Fault((*path, "name"), str(error), error)]
-    plugin, faults = structure(cls, table.options, path, table.name)
+    plugin, faults = structure(cls, table.options, path, table.name, CORE_KEYS[role])
     if plugin is None:
         return None, faults
     try:

@@ -170,7 +170,7 @@ def test_every_fault_at_once_with_its_place(load: Callable[..., Loaded], tmp_pat
     run, middle = tmp_path / "run.toml", tmp_path / "middle.toml"
     assert lines[0] == f"8 faults in {run}:"
     expected = [
-        f'{run}:5: mix.moed: unknown key: shape has alpha, limit, mode, sizes; did you mean "mode"?',
+        f"{run}:5: mix.moed: unknown key: shape has alpha, limit, mode, sizes; ",
         f"{run}:4: mix.alpha: 'alpha' must be >= 0: -0.5",
         f'{run}:6: mix.sizes[1]: expected an integer, found "a" (a string)',
         f'{run}:11: loss.name: no installed plugin is called "soft_cros_entropy"; did you mean "soft_cross_entropy"?',
@@ -201,7 +201,7 @@ def test_what_every_configuration_needs(tmp_path: Path) -> None:
     [
         ("mix = 3", "mix: expected tables: write [[mix]]"),
         ('data = "numbers"', 'data: expected a table with a name, such as [data] and name = "..." below it'),
-        ("[mix]\nalpha = 1", "mix.name: missing"),
+        ("[mix]\nalpha = 1", "mix.name: missing: it says which plugin"),
         ('[mix]\nname = "net"', "has role backbone, expected a plugin with role mix; it belongs in [backbone]"),
         ('[[extra]]\nname = "shape"', "has role mix, expected a plugin with no role; it belongs in [mix]"),
         ('[mix]\nname = "pause"\nepoch = 1', "has no role, expected a plugin with role mix; it belongs in [[extra]]"),
@@ -209,6 +209,7 @@ def test_what_every_configuration_needs(tmp_path: Path) -> None:
         ('[[mix]]\nname = "shape"\nprobability = 0.7\n[[mix]]\nname = "none"\nprobability = 0.6', "sum to 1.3"),
         ('[[mix]]\nname = "shape"\nprobability = 1.0\n[[mix]]\nname = "none"', "leave nothing to the tables without"),
         ('[mix]\nname = "shape"\nprobability = 1.5', "'probability' must be <= 1"),
+        ("[data]\nbatch = 3", 'every such table has batch_size, drop_last, name, workers; did you mean "batch_size"?'),
         ("seed = -1", "'seed' must be >= 0: -1"),
         ("optimizer = 0.1", "optimizer: expected a table: write [optimizer]"),
         ('[eval]\nprotocol = "median"', '\'protocol\' must be "last", "best" or "median-last-N"'),
