@@ -19,8 +19,9 @@ logger = logging.getLogger("mixcore")
 def load_weights(network: nn.Module, path: str) -> None:
     """Load a state dict (torch file or safetensors, bare or under `state_dict` or `model`) into the network.
 
-    A classifier of another shape, or none, in the file leaves the network's own, which is said in the log. ConfigError
-    for a file that is missing, unreadable, or of another network.
+    A checkpoint of a run gives the network that was trained there. A classifier of another shape, or none, in the file
+    leaves the network's own, which is said in the log. ConfigError for a file that is missing, unreadable, or of
+    another network.
     """
     state = _read(Path(path))
     own = network.state_dict()
@@ -55,10 +56,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen unrelated types for a file that is not theirs
         raise ConfigError(f"backbone.weights: {path} is no file of tensors that can be read: {error}") from error
+    if isinstance(state.get("step"), dict):  # a checkpoint of a run: the network is `model` of its training step
+        state = {
+            name.removeprefix("model."): value for name, value in state["step"].items() if name.startswith("model.")
+        }
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(
             f"backbone.weights: {path} holds no state dict; expected names and tensors, bare or under "
-            "'state_dict' or 'model'"
+            "'state_dict' or 'model', or a checkpoint of a run"
         )
     return dict(state)
 

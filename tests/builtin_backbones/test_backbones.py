@@ -63,7 +63,7 @@ def test_stem_surgery_leaves_everything_else_and_other_models_alone() -> None:
     own, other = network.state_dict(), plain.state_dict()
     assert {name for name in own if own[name].shape != other[name].shape} == {"conv1.weight"}
     assert own.keys() == other.keys()
-    assert [entry["reduction"] for entry in plain.feature_info] == [2, 4, 8, 16, 32]
+    assert declared_sizes(plain, 32) == [(64, 16), (64, 8), (128, 4), (256, 2), (512, 1)]
     assert isinstance(network.get_submodule("maxpool"), nn.Identity)
 
 

@@ -30,6 +30,13 @@ def test_all_tensors_arrive(tmp_path: Path, state: dict[str, Tensor], wrapping: 
     assert all(torch.equal(value, loaded[name]) for name, value in state.items())
 
 
+def test_a_checkpoint_of_a_run_gives_its_network(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    step = {f"model.{name}": value for name, value in state.items()} | {"parts.mix.block.weight": torch.zeros(2)}
+    torch.save({"format": 1, "step": step, "ema": None, "epoch": 3}, tmp_path / "best.pt")
+    loaded = build(tmp_path / "best.pt").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in state.items())
+
+
 def test_safetensors(tmp_path: Path, state: dict[str, Tensor]) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(state, tmp_path / "w.safetensors")
