@@ -1,1 +1,39 @@
+"""What every plugin is held to: the contract, the checks that it is made of, and small networks to run them with.
 
+Importing this needs no pytest; only :class:`MixerContract` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mixcore.testing.checks import CHECKS, Check
+from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
+from mixcore.testing.harness import Harness, NotApplicableError, Subject, make_step
+from mixcore.testing.tripwire import HostReadError, Tripwire
+
+if TYPE_CHECKING:
+    from mixcore.testing.contract import MixerContract
+
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Harness",
+    "HostReadError",
+    "MixerContract",
+    "NotApplicableError",
+    "Subject",
+    "TinyConvNet",
+    "Tripwire",
+    "make_step",
+    "tiny_network",
+    "tiny_vit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MixerContract":
+        from mixcore.testing.contract import MixerContract
+
+        return MixerContract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,120 @@
+"""Checks that a mixer changes nothing but its result: batch, network, generators; and that it stays on the device."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import traceback
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixcore.testing.expect import expect, expect_same_mix
+from mixcore.testing.harness import Harness
+from mixcore.testing.tripwire import HostReadError, Tripwire
+
+__all__ = [
+    "batch_is_not_modified",
+    "global_generators_are_left_alone",
+    "nothing_is_read_on_the_host",
+    "overwriting_gives_the_same_mix",
+    "the_network_is_not_touched",
+]
+
+
+def batch_is_not_modified(harness: Harness) -> None:
+    """Images and labels are what they were."""
+    images, labels = harness.batch()
+    kept = images.clone(), labels.clone()
+    step = harness.step()
+    for iteration in range(4):
+        harness.mix(images, labels, iteration=iteration, step=step)
+        expect(torch.equal(images, kept[0]), "the images of the batch were changed; ask step.may_overwrite first")
+        expect(torch.equal(labels, kept[1]), "the labels of the batch were changed")
+
+
+def overwriting_gives_the_same_mix(harness: Harness) -> None:
+    """With step.may_overwrite the mix has the same bits."""
+    images, labels = harness.batch(7)
+    for iteration in range(4):
+        _, report = harness.step(owns_batch=True)(images.clone(), labels.clone(), epoch=0, iteration=iteration)
+        expected = harness.mix(images, labels, iteration=iteration)
+        expect_same_mix(report.mix, expected, "with step.may_overwrite, against a mix that leaves the batch alone")
+
+
+def the_network_is_not_touched(harness: Harness) -> None:
+    """Parameters, their gradients, BatchNorm statistics and the mode of every submodule are what they were."""
+    images, labels = harness.batch()
+    step = harness.step(options=harness.subject.looking)
+    next(step.model.children()).eval()
+    for parameter in step.model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    before = _state(step.model)
+    for iteration in range(3):
+        harness.mix(images, labels, iteration=iteration, step=step)
+        for name, found in _state(step.model).items():
+            expect(
+                _same(found, before[name]),
+                f"{name} of the trained network changed while the batch was mixed; look through the probe",
+            )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor | bool | None]:
+    state: dict[str, Tensor | bool | None] = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        state[f"the gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
+        state[f"requires_grad of {name}"] = parameter.requires_grad
+    state.update({f"train mode of {name or 'the whole'}": module.training for name, module in model.named_modules()})
+    return state
+
+
+def _same(found: Tensor | bool | None, expected: Tensor | bool | None) -> bool:
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return torch.equal(found, expected)
+    return found is expected
+
+
+def global_generators_are_left_alone(harness: Harness) -> None:
+    """The generators of torch, numpy and random draw next what they would have drawn."""
+    images, labels = harness.batch()
+    step = harness.step()
+    before = _generators()
+    for iteration in range(3):
+        harness.mix(images, labels, iteration=iteration, step=step)
+        for name, state in _generators().items():
+            expect(state == before[name], f"the global generator of {name} was used; draw from rng")
+
+
+def _generators() -> dict[str, object]:
+    states: dict[str, object] = {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": pickle.dumps(np.random.get_state()),
+        "random": random.getstate(),
+    }
+    if torch.cuda.is_initialized():
+        states["torch.cuda"] = torch.cuda.get_rng_state().tolist()
+    return states
+
+
+def nothing_is_read_on_the_host(harness: Harness) -> None:
+    """Nothing that came from the batch or from a network moves to the host inside a step."""
+    images, labels = harness.batch()
+    step = harness.step()
+    for iteration in range(3):
+        try:
+            with ExitStack() as stack:
+                if images.is_cuda:
+                    stack.callback(torch.cuda.set_sync_debug_mode, torch.cuda.get_sync_debug_mode())
+                    torch.cuda.set_sync_debug_mode("error")
+                step(images.as_subclass(Tripwire), labels.as_subclass(Tripwire), epoch=0, iteration=iteration)
+        except HostReadError as error:
+            raise AssertionError(f"{error} ({_place(error)})") from error
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor the tripwire's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/torch/" not in frame.filename and "tripwire" not in frame.filename]
+    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "place unknown"

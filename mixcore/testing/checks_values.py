@@ -1,0 +1,152 @@
+"""Checks of values: label weights, masks, which pixel comes from where, and what options promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixcore.api import Mix
+from mixcore.testing.expect import expect, expect_well_formed
+from mixcore.testing.harness import Harness, NotApplicableError
+
+__all__ = [
+    "lam_of_zero_and_one",
+    "masks_are_always_given",
+    "masks_are_shares",
+    "masks_say_where_pixels_come_from",
+    "one_lam_per_image",
+    "probability_of_mixing",
+    "weights_are_shares",
+]
+
+DRAWS = 8
+
+
+def _mixes(harness: Harness, options: Mapping[str, Any] | None = None, count: int = 6) -> Iterator[tuple[Mix, Tensor]]:
+    """The mixes of one batch at several iterations."""
+    images, labels = harness.batch(count)
+    step = harness.step(options=options)
+    for iteration in range(DRAWS):
+        yield harness.mix(images, labels, iteration=iteration, step=step), images
+
+
+def weights_are_shares(harness: Harness) -> None:
+    """Label weights are at least 0, and those of one image sum to 1."""
+    for mix, _ in _mixes(harness):
+        lowest = mix.weights.min().item()
+        expect(lowest >= 0, f"a label weight is {lowest:.4g}")
+        if harness.subject.weights_sum_to_one:
+            sums = mix.weights.sum(1)
+            far = (sums - 1).abs().max().item()
+            expect(far < 1e-5, f"label weights of one image sum to {sums.tolist()}, not 1")
+
+
+def masks_are_shares(harness: Harness) -> None:
+    """Masks lie in [0,1], sum to at most 1 over the sources, and have lam as their mean within 1/(H·W)."""
+    height, width = harness.subject.image_size
+    seen = False
+    for mix, _ in _mixes(harness):
+        if mix.masks is None:
+            continue
+        seen = True
+        masks = mix.masks_on(height, width)
+        low, high = masks.min().item(), masks.max().item()
+        expect(low >= -1e-6 and high <= 1 + 1e-6, f"masks lie in [{low:.4g}, {high:.4g}], not in [0, 1]")
+        if harness.subject.lam_is_mask_mean:
+            far = (masks.mean((2, 3)) - mix.weights).abs().max().item()
+            allowed = 1 / (height * width) + 1e-6
+            expect(
+                far <= allowed,
+                f"label weights differ from the masks' means by {far:.4g}, more than 1/(H·W); recompute lam from the "
+                "mask after clipping, or set lam_is_mask_mean = False where the method says otherwise",
+            )
+    if not seen:
+        raise NotApplicableError("this mixer gives no masks")
+
+
+def masks_are_always_given(harness: Harness) -> None:
+    """A mixer that gives masks gives them on every call; one that provides "mask" gives masks that vary in space."""
+    given = {mix.masks is not None for mix, _ in _mixes(harness)}
+    if harness.has_option("prob"):
+        given |= {mix.masks is not None for mix, _ in _mixes(harness, {"prob": 0.0})}
+    expect(len(given) == 1, "masks came with some mixes only; give masks of ones where nothing was mixed")
+    if "mask" not in getattr(harness.plugin, "provides", ()):
+        return
+    expect(given == {True}, 'provides = {"mask"}, but the mixes have none')
+    masks = [mix.masks for mix, _ in _mixes(harness) if mix.masks is not None]
+    varies = any(bool((mask.amax((2, 3)) > mask.amin((2, 3))).any()) for mask in masks)
+    expect(varies, 'provides = {"mask"}, but the masks are constant over the image')
+
+
+def masks_say_where_pixels_come_from(harness: Harness) -> None:
+    """Where a mask is 1 the pixel is that source's own; where all are 0 it is the last source's."""
+    subject = harness.subject
+    compared = 0
+    for mix, images in _mixes(harness):
+        if mix.masks is None or mix.stage is not None:
+            continue
+        for source, mask in enumerate(mix.masks_on(*images.shape[-2:]).unbind(1)):
+            last = source == mix.sources.shape[1] - 1
+            if not (subject.partner_pixels if last else subject.own_pixels):
+                continue
+            whole = (mask == 1)[:, None].expand_as(mix.images)
+            expected = images[mix.sources[:, source]]
+            compared += int(whole.sum())
+            expect(
+                bool((mix.images == expected)[whole].all()),
+                f"pixels where source {source} has all the weight are not that source's; a mask is the weight of the "
+                "image's own pixels (source 0), the partner has the rest",
+            )
+    if not compared:
+        raise NotApplicableError("no mask gives a pixel to one source alone")
+
+
+def lam_of_zero_and_one(harness: Harness) -> None:
+    """Draws of lam at the ends give finite, well-formed mixes; weight 1 leaves the image as it was, bit for bit."""
+    subject = harness.subject
+    if not subject.extremes or not harness.has_option(*subject.extremes):
+        raise NotApplicableError(f"it has no option {', '.join(subject.extremes) or 'that draws lam at the ends'}")
+    for mix, images in _mixes(harness, subject.extremes):
+        expect_well_formed(mix, images, subject.keeps_rows, f"with {dict(subject.extremes)}")
+        if mix.stage is not None or mix.masks is None:
+            continue
+        for source in range(mix.sources.shape[1]):
+            last = source == mix.sources.shape[1] - 1
+            if not (subject.partner_pixels if last else subject.own_pixels):
+                continue
+            alone = (mix.weights[:, source] == 1) & (mix.masks_on(1, 1)[:, source].flatten(1) == 1).all(1)
+            rows = mix.images[alone]
+            expected = images[mix.sources[:, source]][alone]
+            expect(torch.equal(rows, expected), f"source {source} has weight 1, but the image is not its own bits")
+
+
+def probability_of_mixing(harness: Harness) -> None:
+    """Option `prob`: 0 leaves the batch as it is with lam 1, 0.5 mixes half of all batches."""
+    if not harness.has_option("prob"):
+        raise NotApplicableError("it has no option prob")
+    images, labels = harness.batch(4)
+    never = harness.step(options={"prob": 0.0})
+    for iteration in range(5):
+        mix = harness.mix(images, labels, iteration=iteration, step=never)
+        expect(torch.equal(mix.images, images), "prob = 0, but the images changed")
+        expect(bool((mix.lam == 1).all()), "prob = 0, but lam is not 1")
+        expect(mix.partner.tolist() == [0, 1, 2, 3], "prob = 0, but an image has another one as its partner")
+    half = harness.step(options={"prob": 0.5})
+    trials = 200
+    mixed = sum(
+        not torch.equal(harness.mix(images, labels, iteration=iteration, step=half).images, images)
+        for iteration in range(trials)
+    )
+    # six standard deviations of a fair coin; a chance applied twice would give 50
+    expect(abs(mixed - trials / 2) < 42, f"prob = 0.5 mixed {mixed} of {trials} batches; is the chance applied twice?")
+
+
+def one_lam_per_image(harness: Harness) -> None:
+    """Option `per_sample`: images of one batch get different lam."""
+    if not harness.has_option("per_sample"):
+        raise NotApplicableError("it has no option per_sample")
+    most = max(mix.lam.unique().numel() for mix, _ in _mixes(harness, {"per_sample": True}, count=7))
+    expect(most > 1, "per_sample = true, but all images of a batch have one lam")

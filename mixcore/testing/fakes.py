@@ -1,0 +1,76 @@
+"""Networks small enough for a test, with timm's methods: a convolutional one with BatchNorm, and a ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+__all__ = ["TinyConvNet", "tiny_network", "tiny_vit"]
+
+
+class TinyConvNet(nn.Module):
+    """Two stages of convolution, BatchNorm and ReLU, each halving the image, then average pooling and a classifier."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 8) -> None:
+        super().__init__()
+        self.stage1 = _stage(in_channels, width)
+        self.stage2 = _stage(width, 2 * width)
+        self.fc = nn.Linear(2 * width, num_classes)
+        self.num_classes, self.num_features, self.head_hidden_size = num_classes, 2 * width, 2 * width
+        self.feature_info = [
+            {"num_chs": width, "reduction": 2, "module": "stage1"},
+            {"num_chs": 2 * width, "reduction": 4, "module": "stage2"},
+        ]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,2·width,H/4,W/4]."""
+        return self.stage2(self.stage1(images))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooled features [N,2·width], or with `pre_logits` false the logits [N,K]."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N,K]."""
+        return self.forward_head(self.forward_features(images))
+
+
+def _stage(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+
+
+def tiny_vit(num_classes: int, image_size: tuple[int, int], in_channels: int = 3, patch: int = 4) -> nn.Module:
+    """timm's ViT with a class token, two blocks of two heads, and patches of `patch` pixels."""
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=patch,
+        in_chans=in_channels,
+        num_classes=num_classes,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+    )
+
+
+def tiny_network(
+    needs: Collection[str], num_classes: int, image_size: tuple[int, int], in_channels: int, seed: int = 0
+) -> nn.Module:
+    """A tiny network that offers what a plugin `needs` (a ViT for attention), its weights from the seed alone.
+
+    The global generators are left as they are.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if "attention" in needs:
+            return tiny_vit(num_classes, image_size, in_channels)
+        return TinyConvNet(num_classes, in_channels)
