@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mixcore.api import Targets, Task, hookimpl
 from mixcore_plugins_builtin.losses.reduction import Normalizer, batch_mean, require_classes
 
 __all__ = ["SoftmaxBinaryCrossEntropy", "softmax_binary_cross_entropy"]
 
+_SMALLEST_LOG = -100.0
+
 
 def softmax_binary_cross_entropy(logits: Tensor, targets: Targets, *, normalizer: Normalizer = "batch") -> Tensor:
     """-(t log p + (1-t) log(1-p)) with p = softmax(z), mean over the M·K elements; a scalar.
 
-    `logits` [M,K] float, t in [0,1]. Logarithms are held at -100 or above, as torch's own function does, whose
-    gradient stays finite at p = 0 and p = 1. ConfigError for K = 1.
+    `logits` [M,K] float, t in [0,1]. Logarithms below -100 count as -100 and pass no gradient on, so that p = 0 and
+    p = 1 give finite values. ConfigError for K = 1.
     """
     num_classes = logits.shape[1]
     require_classes(num_classes, "bce_softmax")
-    dense = targets.dense(num_classes).to(logits.dtype)
-    total = F.binary_cross_entropy(logits.softmax(1), dense, reduction="sum")
+    dense = targets.dense(num_classes)
+    log_p = logits.log_softmax(1)
+    rest = -log_p.expm1()  # 1 - p, without the cancellation at small p
+    tiny = torch.finfo(rest.dtype).tiny
+    log_rest = torch.where(rest > tiny, rest.clamp_min(tiny).log(), _SMALLEST_LOG)
+    total = -(dense * log_p.clamp_min(_SMALLEST_LOG) + (1 - dense) * log_rest).sum()
     return batch_mean(total, targets.weights, normalizer) / num_classes
 
 

@@ -261,6 +261,12 @@ def test_extreme_logits_are_finite(loss: Any, size: float) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_a_logit_that_is_no_number_shows_in_the_loss(loss: Any) -> None:
+    """It must neither raise from within nor vanish: the loop reports it with epoch, step and mixer."""
+    assert loss.compute_loss(torch.tensor([[0.0, float("nan"), 1.0]]), pair(0, 1, 0.7)).isnan()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("soft", [False, True])
 def test_no_rows_give_zero_with_a_graph(loss: Any, soft: bool) -> None:
     logits = torch.randn(4, 3, requires_grad=True)
@@ -299,6 +305,17 @@ def test_bce_softmax_is_the_dense_formula() -> None:
     t, p = dense64(targets, 5), logits.softmax(1)
     expected = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
     torch.testing.assert_close(softmax_binary_cross_entropy(logits, targets), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_gradient_of_bce_softmax() -> None:
+    """The gradient with respect to p is (p - t) / (p (1 - p)), taken through the softmax's Jacobian."""
+    logits, targets = random_targets(8, 5)
+    softmax_binary_cross_entropy(logits.requires_grad_(), targets).backward()
+    t, p = dense64(targets, 5), logits.detach().softmax(1)
+    outer = (p - t) / (p * (1 - p))
+    expected = p * (outer - (outer * p).sum(1, keepdim=True)) / (8 * 5)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_bce_softmax_holds_logarithms_at_minus_100() -> None:
