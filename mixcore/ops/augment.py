@@ -70,7 +70,6 @@ class CropFlip:
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """uint8 [N,C,H,W] and float32 [N,3] in [0,1): row, column, flip -> uint8 [N,C,H,W]."""
         corners = 2 * self.padding + 1
-        # u < 1 does not keep u * corners below corners in float32.
-        offsets = (uniforms[:, :2] * corners).long().clamp_(max=corners - 1)
+        offsets = (uniforms[:, :2] * corners).long()
         flips = uniforms[:, 2] < self.flip
         return crop_flip(images, offsets[:, 0], offsets[:, 1], flips, padding=self.padding, mode=self.mode)
