@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from mixcore.errors import ConfigError, DataError, MixcoreError, UnreadableSampleError
+from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
 from mixcore.evidence.network import capabilities
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
@@ -14,10 +14,12 @@ from mixcore.evidence.teacher import load_teacher
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
+from mixcore.ops.blocks import blend_blocks, block_shares, gather_blocks
 from mixcore.ops.boxes import Box, box_around, box_lam, box_mask, boxes_around, boxes_inside, boxes_lam, boxes_of_sides
 from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
+from mixcore.ops.transport import transport_blocks
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "ForwardOutput",
     "Mix",
     "MixcoreError",
+    "OptionValueError",
     "PaddingMode",
     "Part",
     "PartnerRule",
@@ -45,6 +48,8 @@ __all__ = [
     "beta",
     "beta_per_sample",
     "blend",
+    "blend_blocks",
+    "block_shares",
     "box_around",
     "box_lam",
     "box_mask",
@@ -56,6 +61,7 @@ __all__ = [
     "crop_flip",
     "draw_partners",
     "fine_grained",
+    "gather_blocks",
     "grey",
     "happens",
     "hookimpl",
@@ -70,6 +76,7 @@ __all__ = [
     "slice_boxes",
     "spectral_residual",
     "take_rows",
+    "transport_blocks",
     "uniforms",
     "unmixed",
 ]
