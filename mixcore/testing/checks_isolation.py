@@ -55,10 +55,8 @@ def the_network_is_not_touched(harness: Harness) -> None:
     for iteration in range(3):
         harness.mix(images, labels, iteration=iteration, step=step)
         for name, found in _state(step.model).items():
-            expect(
-                _same(found, before[name]),
-                f"{name} of the trained network changed while the batch was mixed; look through the probe",
-            )
+            unchanged = _same(found, before[name])
+            expect(unchanged, f"{name} of the trained network changed by mixing a batch; look through the probe")
 
 
 def _state(model: nn.Module) -> dict[str, Tensor | bool | None]:

@@ -117,7 +117,7 @@ def lam_of_zero_and_one(harness: Harness) -> None:
             last = source == mix.sources.shape[1] - 1
             if not (subject.partner_pixels if last else subject.own_pixels):
                 continue
-            alone = (mix.weights[:, source] == 1) & (mix.masks_on(1, 1)[:, source].flatten(1) == 1).all(1)
+            alone = (mix.weights[:, source] == 1) & (mix.masks_on(*images.shape[-2:])[:, source].flatten(1) == 1).all(1)
             rows = mix.images[alone]
             expected = images[mix.sources[:, source]][alone]
             expect(torch.equal(rows, expected), f"source {source} has weight 1, but the image is not its own bits")

@@ -14,8 +14,23 @@ class TestContract(MixerContract):
     plugin = "cutmix"
 
 
+@pytest.mark.gpu
+class TestContractOnCuda(MixerContract):
+    plugin = "cutmix"
+    device = "cuda"
+
+
+@pytest.mark.gpu
+class TestContractPerSampleOnCuda(MixerContract):
+    plugin = "cutmix"
+    options = {"per_sample": True}
+    device = "cuda"
+    left_out = ("two_processes",)
+
+
 class TestContractPerSample(MixerContract):
     plugin = "cutmix"
+    left_out = ("two_processes",)
     options = {"per_sample": True, "alpha": 0.5, "partner": "flip"}
 
 
@@ -23,17 +38,20 @@ class TestContractLargeImages(MixerContract):
     """Images from 64 pixels on go another way on the CPU."""
 
     plugin = "cutmix"
+    left_out = ("two_processes",)
     options = {"per_sample": True}
     image_size = (64, 72)
 
 
 class TestContractMinMax(MixerContract):
     plugin = "cutmix"
+    left_out = ("two_processes",)
     options = {"minmax": [0.25, 0.75], "per_sample": True}
 
 
 class TestContractDrawnLam(MixerContract):
     plugin = "cutmix"
+    left_out = ("two_processes",)
     options = {"correct_lam": False, "partner": "derangement"}
     lam_is_mask_mean = False
 

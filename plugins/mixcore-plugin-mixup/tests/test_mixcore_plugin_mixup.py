@@ -13,13 +13,29 @@ class TestContract(MixerContract):
     plugin = "mixup"
 
 
+@pytest.mark.gpu
+class TestContractOnCuda(MixerContract):
+    plugin = "mixup"
+    device = "cuda"
+
+
+@pytest.mark.gpu
+class TestContractPerSampleOnCuda(MixerContract):
+    plugin = "mixup"
+    options = {"per_sample": True}
+    device = "cuda"
+    left_out = ("two_processes",)
+
+
 class TestContractPerSample(MixerContract):
     plugin = "mixup"
+    left_out = ("two_processes",)
     options = {"per_sample": True, "alpha": 0.3}
 
 
 class TestContractFlip(MixerContract):
     plugin = "mixup"
+    left_out = ("two_processes",)
     options = {"partner": "flip", "alpha": 2.0, "prob": 0.7}
 
 
