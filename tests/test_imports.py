@@ -27,8 +27,10 @@ ORDER = [
     {"mixers"},
     {"testing"},
     {"cli"},
+    {"__main__"},
 ]
-ALSO = {("discovery", "config"), ("evaluate", "data"), ("logs", "evaluate")}
+# Loading a configuration asks discovery, so that faults of plugins' options are reported with all others.
+ALSO = {("discovery", "config"), ("config", "discovery"), ("evaluate", "data"), ("logs", "evaluate")}
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 
