@@ -27,12 +27,13 @@ class Layer:
     source: str
 
     def place(self, path: Path) -> str:
-        """Where the key stands, or the nearest table around it; a lone [[mix]] is also found as [mix]."""
+        """Where the key stands, or the nearest table around it, or a key in it; a lone [[mix]] is also found as [mix]."""
         for length in range(len(path), 0, -1):
             for candidate in (path[:length], (path[0], 0, *path[1:length])):
                 if candidate in self.places:
                     return self.places[candidate]
-        return self.source
+        inside = (place for key, place in self.places.items() if path and key[: len(path)] == path)
+        return next(inside, self.source)
 
 
 def read_layers(path: FilePath, faults: list[Fault], chain: tuple[FilePath, ...] = ()) -> list[Layer]:

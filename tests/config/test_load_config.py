@@ -227,6 +227,12 @@ def test_overrides_that_say_nothing(load: Callable[..., Loaded], override: str) 
     assert f"--set {override}: expected key.path=value" in _refused(load, "", [override])
 
 
+def test_an_override_that_opens_a_table_is_its_place(load: Callable[..., Loaded]) -> None:
+    message = _refused(load, "", ["optimzer.lr=1"])
+    assert message.startswith("--set optimzer.lr=1: optimzer: unknown key")
+    assert message.endswith('did you mean "optimizer"?')
+
+
 def test_overrides_that_contradict_each_other(load: Callable[..., Loaded]) -> None:
     assert "another --set gives seed a plain value" in _refused(load, "", ["seed=1", "seed.x=2"])
 
