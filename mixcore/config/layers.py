@@ -27,7 +27,7 @@ class Layer:
     source: str
 
     def place(self, path: Path) -> str:
-        """Where the key stands, or the nearest table around it, or a key in it; a lone [[mix]] is also found as [mix]."""
+        """Where the key stands, or a table around it, or a key in it; a lone [[mix]] is also found as [mix]."""
         for length in range(len(path), 0, -1):
             for candidate in (path[:length], (path[0], 0, *path[1:length])):
                 if candidate in self.places:
