@@ -59,14 +59,15 @@ class _Cifar(ResidentOptions):
             train, validation = self._from_folders(root)
         else:
             layout = (
-                f"{torchvision_folder}/ as torchvision keeps it, or image folders {root}/train/<class>/*.png and "
-                f"{root}/test/<class>/*.png; found {found(torchvision_folder)}"
+                f"torchvision's files in it, or image folders {root}/train/<class>/*.png and {root}/test/<class>/*.png"
             )
             train, validation = (
-                _tensors(open_torchvision(self.dataset, self.title, root, layout, self.download, train=train))
-                for train in (True, False)
+                _tensors(self._open(root, torchvision_folder, layout, train=train)) for train in (True, False)
             )
         return self.resident_data(train, validation, self.num_classes)
+
+    def _open(self, root: Path, folder: Path, layout: str, *, train: bool) -> Any:
+        return open_torchvision(self.dataset, self.title, root, folder, layout, self.download, train=train)
 
     def _from_folders(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         train, test = scan_splits(root, "train", "test")

@@ -17,19 +17,29 @@ from mixcore_plugins_builtin.data.options import ResidentOptions, class_labels, 
 __all__ = ["STL10", "FashionMNIST", "open_torchvision"]
 
 
-def open_torchvision(dataset: Any, title: str, root: Path, layout: str, download: bool, **arguments: Any) -> Any:
-    """An instance of the torchvision class. DataError with the `layout` expected where it is missing or damaged."""
+def open_torchvision(
+    dataset: Any, title: str, root: Path, folder: Path, layout: str, download: bool, **arguments: Any
+) -> Any:
+    """An instance of the torchvision class, kept in `folder` below `root`.
+
+    Raises DataError with the `layout` expected where it is missing, damaged, or cannot be downloaded.
+    """
     try:
         return dataset(str(root), download=download, **arguments)
     except URLError as error:
         raise DataError(
-            f"{title} could not be downloaded into {found(root)}: {error.reason}; expected {layout}; put the files "
+            f"{title} could not be downloaded to {found(folder)}: {error.reason}; expected {layout}; put the files "
             "there yourself, or try again with a network connection"
         ) from error
     except (OSError, RuntimeError) as error:
+        state = (
+            f"is damaged or incomplete at {found(folder)} ({error})"
+            if folder.exists()
+            else f"is not at {found(folder)}"
+        )
         raise DataError(
-            f"{title} is not complete below {found(root)} ({error}); expected {layout}; set data.root, or "
-            "data.download = true to let torchvision fetch it"
+            f"{title} {state}; expected {layout}; set data.root to where it is, or data.download = true to let "
+            "torchvision fetch it"
         ) from error
 
 
@@ -58,9 +68,9 @@ class FashionMNIST(ResidentOptions):
         """The training and the test set. DataError where they are missing."""
         root = Path(self.root).expanduser()
         raw = root / "FashionMNIST" / "raw"
-        layout = f"{raw}/ with train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k; found {found(raw)}"
+        layout = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k in it"
         train, test = (
-            open_torchvision(datasets.FashionMNIST, "Fashion-MNIST", root, layout, self.download, train=train)
+            open_torchvision(datasets.FashionMNIST, "Fashion-MNIST", root, raw, layout, self.download, train=train)
             for train in (True, False)
         )
         return self.resident_data(
@@ -91,9 +101,9 @@ class STL10(ResidentOptions):
         """The training and the test set. DataError where they are missing."""
         root = Path(self.root).expanduser()
         folder = root / "stl10_binary"
-        layout = f"{folder}/ with train_X.bin, train_y.bin, test_X.bin, test_y.bin; found {found(folder)}"
+        layout = "train_X.bin, train_y.bin, test_X.bin, test_y.bin in it"
         splits = (
-            open_torchvision(datasets.STL10, "STL-10", root, layout, self.download, split=split)
+            open_torchvision(datasets.STL10, "STL-10", root, folder, layout, self.download, split=split)
             for split in ("train", "test")
         )
         train, test = ((torch.from_numpy(split.data), class_labels(split.labels)) for split in splits)

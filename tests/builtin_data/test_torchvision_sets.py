@@ -38,12 +38,18 @@ def test_a_missing_set_says_where_it_was_expected_and_how_to_get_it(plugin, fold
     assert caught.value.exit_code == 2
 
 
+def test_a_damaged_set_is_told_from_a_missing_one(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match=r"CIFAR-10 is damaged or incomplete at .*cifar-10-batches-py \(a folder\)"):
+        Cifar10(root=str(tmp_path)).build_data()
+
+
 def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
     def unreachable(self):
         raise URLError("name resolution failed")
 
     monkeypatch.setattr(datasets.CIFAR100, "download", unreachable)
-    with pytest.raises(DataError, match=r"CIFAR-100 could not be downloaded into .*name resolution failed"):
+    with pytest.raises(DataError, match=r"CIFAR-100 could not be downloaded to .*name resolution failed"):
         Cifar100(root=str(tmp_path), download=True).build_data()
 
 
