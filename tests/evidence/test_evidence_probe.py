@@ -107,10 +107,15 @@ def test_looking_touches_nothing(images, labels) -> None:
         for name in sources:
             probe.saliency(name, images, labels)
     assert not output.logits.requires_grad
-    assert not pooled.requires_grad
     module.eval()
     torch.testing.assert_close(output.logits, module(images), rtol=0, atol=0)
     torch.testing.assert_close(pooled, module.forward_head(output.features, pre_logits=True), rtol=0, atol=0)
+
+
+def test_what_is_pooled_later_has_no_graph_either(images) -> None:
+    module = convnext().train()
+    assert not probe_of(module).look(images).pooled.requires_grad
+    assert probe_of(module).look(images, grad=True).pooled.requires_grad
 
 
 def test_modes_come_back_after_an_exception(images) -> None:
