@@ -68,7 +68,7 @@ def relax(energy: Energy, iterations: int) -> Tensor:
 
 
 def _shrink(y: Tensor, low: Tensor, high: Tensor, top: int) -> None:
-    """The dual step, in place: y grows to its first bound, stays while a difference of labels grows by 1, goes on, ..."""
+    """The dual step, in place: y grows to its first bound, stays while a difference of labels grows by 1, and so on."""
     if top == 1:
         y.clamp_(low, high)
         return
