@@ -25,8 +25,14 @@ __all__ = ["command"]
     type=click.Choice(["last", "previous"]),
     help="Checkpoint to go on from; by default the newest, where there is one.",
 )
+@click.pass_context
 def command(
-    config: Path, overrides: tuple[str, ...], nproc: int | None, dry_run: bool, resume_from: str | None
+    ctx: click.Context,
+    config: Path,
+    overrides: tuple[str, ...],
+    nproc: int | None,
+    dry_run: bool,
+    resume_from: str | None,
 ) -> None:
     """Train what CONFIG says. The same command goes on with a run that was stopped.
 
@@ -45,7 +51,7 @@ def command(
     place = find_place(os.environ)
     with reported(place.rank):
         loaded = load_config(config, overrides)
-        folder = RunFolder(Path(loaded.config.run.dir or Path("runs") / config.stem))
+        folder = RunFolder(Path(loaded.config.run.dir or f"runs/{config.stem}"))
         plugins = build_plugins(loaded.config)
         folder.check_owner(loaded.resolved)
         if dry_run:
@@ -56,7 +62,8 @@ def command(
                 click.echo(f"{folder.path} is done already: {_result(folder)}")
             return
         if nproc is not None and not is_child():
-            launch(_arguments(config, overrides, nproc, resume_from), nproc, loaded.config.run.port)
+            port = loaded.config.run.port
+            launch(_arguments(config, overrides, nproc, resume_from), nproc, port, debug=ctx.obj["debug"])
             return
         if run(loaded, folder, resume_from=resume_from) is not None:
             click.echo(f"done: {_result(folder)} ({folder.path})")

@@ -34,18 +34,19 @@ def is_child() -> bool:
     return _OUTCOMES in os.environ
 
 
-def launch(arguments: Sequence[str], processes: int, port: int | None) -> None:
+def launch(arguments: Sequence[str], processes: int, port: int | None, *, debug: bool = False) -> None:
     """Run `mixcore` with `arguments` in `processes` children; return when all have ended well.
 
     They meet at `port` of this machine, by default a free one. Raises ConfigError where the port is in use, and
-    otherwise what the first child that failed raised, as a MixcoreError with that child's exit code.
+    otherwise what the first child that failed raised, as a MixcoreError with that child's exit code; with `debug` its
+    traceback is a note of the error.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _check_port(port)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say once what happened
+    _silence_the_launcher()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with tempfile.TemporaryDirectory(prefix="mixcore-") as folder:
         os.environ[_OUTCOMES] = folder
@@ -64,14 +65,20 @@ def launch(arguments: Sequence[str], processes: int, port: int | None) -> None:
             elastic_launch(config, sys.executable)("-m", "mixcore", *arguments)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            raise _first_outcome(folder) or _killed(rank, failure.exitcode) from None
+            raise _first_outcome(folder, debug) or _killed(rank, failure.exitcode) from None
         except SignalException as error:
             code = 130 if error.sigval == signal.SIGINT else 75
-            raise _first_outcome(folder) or stop_error(
+            raise _first_outcome(folder, debug) or stop_error(
                 code, "before a checkpoint could be written. Start again with the same command"
             ) from None
         finally:
             del os.environ[_OUTCOMES]
+
+
+def _silence_the_launcher() -> None:
+    """Torch's launcher reports every signal and failed child in words of its own; we say once what happened."""
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _check_port(port: int | None) -> None:
@@ -88,7 +95,7 @@ def _check_port(port: int | None) -> None:
             ) from error
 
 
-def _first_outcome(folder: str) -> MixcoreError | None:
+def _first_outcome(folder: str, debug: bool) -> MixcoreError | None:
     """What the first child that failed left behind."""
     outcomes: list[dict[str, Any]] = [json.loads(path.read_text()) for path in Path(folder).glob("rank-*.json")]
     if not outcomes:
@@ -96,7 +103,8 @@ def _first_outcome(folder: str) -> MixcoreError | None:
     first = min(outcomes, key=lambda outcome: outcome["time"])
     error = MixcoreError(first["message"])
     error.exit_code = first["exit_code"]
-    error.add_note(first["traceback"])
+    for note in [*first["notes"], *([first["traceback"]] if debug else [])]:
+        error.add_note(note)
     return error
 
 
@@ -121,11 +129,11 @@ def reported(rank: int) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
-        known = isinstance(error, MixcoreError)
         outcome = {
             "time": time.time(),
             "exit_code": code,
-            "message": str(error) if known else f"{type(error).__name__}: {error}",
+            "message": str(error) if isinstance(error, MixcoreError) else f"{type(error).__name__}: {error}",
+            "notes": getattr(error, "__notes__", []),
             "traceback": traceback.format_exc(),
         }
         Path(folder, f"rank-{rank}.json").write_text(json.dumps(outcome))

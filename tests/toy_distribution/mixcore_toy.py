@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 import torch
-from mixcore.api import Data, Mix, Resident, Task, hookimpl
 from torch import Tensor, nn
+
+from mixcore.api import Data, Mix, Resident, Task, hookimpl
 
 
 @attrs.define(eq=False, kw_only=True)

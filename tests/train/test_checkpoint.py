@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mixcore.errors import CheckpointError
 from mixcore.train.checkpoint import Checkpoints, read_checkpoint
 
@@ -76,10 +78,8 @@ def test_killed_at_any_call_to_the_disk_a_good_checkpoint_remains(
         with monkeypatch.context() as patched:
             for name in calls:
                 patched.setattr(os, name, counted(name))
-            try:
+            with contextlib.suppress(Killed):
                 files.write(state(3))
-            except Killed:
-                pass
         found = files.find()
         assert found is not None
         survived.add((files.read(found)["epoch"], found.name))

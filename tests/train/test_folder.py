@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+
 from mixcore.errors import RunFolderError, StorageError
 from mixcore.train.folder import RunFolder, differences, replace_file
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tomli
 import torch
+
 from mixcore.errors import (
     CheckpointError,
     ConfigError,
@@ -63,7 +64,7 @@ def test_best_is_of_the_predictor_that_the_configuration_names(toy_run: Start) -
     folder = toy_run("train.ema_decay=0.5", "eval.predictor=ema")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["val/top1"] for r in records] == [r["val/top1/ema"] for r in records]
-    with pytest.raises(ConfigError, match="eval.predictor is 'teacher'; this run has model"):
+    with pytest.raises(ConfigError, match=r"eval\.predictor is 'teacher'; this run has model"):
         toy_run("eval.predictor=teacher", folder="other")
 
 

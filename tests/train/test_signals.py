@@ -7,6 +7,7 @@ import signal
 import threading
 
 import pytest
+
 from mixcore.errors import InterruptedRunError, PreemptedError
 from mixcore.train.signals import StopSignals, stop_error
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from mixcore.errors import NonFiniteLossError
 from mixcore.train.totals import Totals
 

@@ -1,0 +1,162 @@
+"""The loop: accumulation, clipping, averaging, skipped steps, seeds of the global generators, agreement to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+from mixcore.config.load import load_config
+from mixcore.discovery.manager import build_plugins
+from mixcore.logs.progress import Progress
+from mixcore.train.distributed import Processes
+from mixcore.train.loop import Loop
+from mixcore.train.setup import Session, build_session
+
+
+@attrs.define(eq=False)
+class Fixture:
+    session: Session
+    loop: Loop
+    saved: list[int]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.session.state.step.model.parameters()]
+
+    def run(self, epochs: int = 4) -> None:
+        state = self.session.state
+        for epoch in range(state.epoch, epochs):
+            assert self.loop.run_epoch(epoch, lambda report: None) == 0
+            state.epoch += 1
+            state.totals.clear()
+
+
+def fixture(config: Path, *overrides: str, wanted_stop: Any = lambda: 0) -> Fixture:
+    loaded = load_config(config, overrides)
+    processes = Processes(device=torch.device("cpu"))
+    session = build_session(loaded.config, build_plugins(loaded.config), processes)
+    saved: list[int] = []
+    loop = Loop(
+        state=session.state,
+        module=session.module,
+        schedule=session.schedule,
+        loader=session.loader,
+        config=loaded.config.train,
+        seed=loaded.config.seed,
+        processes=processes,
+        progress=Progress(4, rank=1),
+        wanted_stop=wanted_stop,
+        save=lambda: saved.append(session.state.iteration),
+    )
+    return Fixture(session, loop, saved)
+
+
+PLAIN = ("backbone.dropout=0.0", "optimizer.momentum=0.0", "optimizer.weight_decay=0.0", "schedule.name=constant")
+
+
+def test_an_iteration_is_forward_backward_step_by_hand(toy_config: Path) -> None:
+    made = fixture(toy_config, *PLAIN)
+    step = made.session.state.step
+    before, first = made.weights, next(iter(made.session.loader.epoch(0)))
+    loss, _ = step(*first, epoch=0, iteration=0)
+    gradients = torch.autograd.grad(loss, list(step.model.parameters()))
+    expected = [weight - 0.05 * gradient for weight, gradient in zip(before, gradients, strict=True)]
+    made.session.state.iterations_per_epoch = 1
+    made.loop.loader = OneBatch(first)
+    made.loop.run_epoch(0, lambda report: None)
+    for a, b in zip(made.weights, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+@attrs.frozen
+class OneBatch:
+    batch: tuple[Tensor, Tensor]
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        yield self.batch
+
+
+def test_accumulated_gradients_are_averaged_over_the_iterations(toy_config: Path) -> None:
+    made = fixture(toy_config, *PLAIN, "train.accumulate=3")
+    step, before = made.session.state.step, made.weights
+    losses = [step(*batch, epoch=0, iteration=i)[0] for i, batch in enumerate(made.session.loader.epoch(0))]
+    gradients = [torch.autograd.grad(loss / 3, list(step.model.parameters())) for loss in losses]
+    summed = [sum(of_one) for of_one in zip(*gradients, strict=True)]
+    made.loop.run_epoch(0, lambda report: None)
+    expected = [weight - 0.05 * gradient for weight, gradient in zip(before, summed, strict=True)]
+    for a, b in zip(made.weights, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+    assert made.session.state.updates == 1
+
+
+def test_clipping_bounds_the_whole_gradient(toy_config: Path) -> None:
+    made = fixture(toy_config, *PLAIN, "train.clip_grad=0.001", "schedule.epochs=1")
+    before = made.weights
+    made.run(1)
+    moved = torch.cat([(a - b).flatten() for a, b in zip(made.weights, before, strict=True)]).norm()
+    assert 0 < moved <= 3 * 0.05 * 0.001 * 1.01
+
+
+def test_an_overflow_skips_the_step_and_whatever_follows_it(toy_config: Path) -> None:
+    made = fixture(toy_config, "train.precision=fp16", "train.ema_decay=0.9", "schedule.epochs=1")
+    made.session.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = made.weights
+    made.run(1)
+    assert made.session.state.updates == 0
+    assert made.session.state.step.saved_state()["parts.toy_mix.counter.steps"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(made.weights, before, strict=True))
+    assert made.session.state.scaler.get_scale() < 2.0**60
+
+
+def test_dropout_draws_by_the_iteration_not_by_what_was_drawn_before(toy_config: Path) -> None:
+    first, second = fixture(toy_config), fixture(toy_config)
+    torch.manual_seed(1)
+    first.run(2)
+    torch.manual_seed(2)
+    second.run(1)
+    torch.rand(5)
+    second.run(2)
+    assert all(torch.equal(a, b) for a, b in zip(first.weights, second.weights, strict=True))
+    assert not torch.equal(first.weights[0], fixture(toy_config, "seed=4").weights[0])
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generators_alone(toy_config: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fixture(toy_config)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(first.weights[0], fixture(toy_config).weights[0])
+
+
+@pytest.mark.parametrize(("accumulate", "stops"), [(1, 2), (2, 2), (3, 3)])
+def test_a_wanted_stop_waits_for_the_optimizer_step(toy_config: Path, accumulate: int, stops: int) -> None:
+    made = fixture(toy_config, f"train.accumulate={accumulate}", wanted_stop=lambda: 75 * (state.iteration >= 2))
+    state = made.session.state
+    assert made.loop.run_epoch(0, lambda report: None) == 75
+    assert made.saved == [stops]
+    assert state.iteration == stops
+
+
+def test_a_checkpoint_that_is_due_is_written_between_optimizer_steps(toy_config: Path) -> None:
+    made = fixture(toy_config, "train.accumulate=2")
+    made.run(1)
+    assert not made.session.state.between_optimizer_steps
+    made.loop.save_due = True
+    made.run(2)
+    assert made.saved == [4]
+
+
+def test_groups_are_never_incomplete(toy_config: Path) -> None:
+    kept = fixture(toy_config, "data.drop_last=false")
+    grouped = fixture(toy_config, "data.drop_last=false", "mix.group_size=2")
+    assert (len(kept.session.loader), len(grouped.session.loader)) == (4, 3)
