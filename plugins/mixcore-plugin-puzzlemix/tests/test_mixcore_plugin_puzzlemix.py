@@ -420,8 +420,8 @@ def test_alpha_zero_leaves_the_batch():
 
 
 def spots(count=6, size=32):
-    """Black images with one small bright square each, somewhere."""
-    images = torch.zeros(count, 3, size, size)
+    """Dark noise with one small bright square in each image, somewhere."""
+    images = 0.1 * torch.rand(count, 3, size, size, generator=seeded(1))
     for image, (top, left) in zip(
         images, torch.randint(size - 4, (count, 2), generator=seeded(2)).tolist(), strict=True
     ):
