@@ -66,7 +66,8 @@ def test_brightness_does_not_matter_and_contrast_scales() -> None:
 
 
 def test_a_constant_image_is_exactly_zero() -> None:
-    assert not fine_grained(torch.full((2, 3, 33, 20), 0.3)).any()
+    levels = torch.tensor([0.1, 123.4, -7.7, 1 / 3]).view(-1, 1, 1, 1)
+    assert not fine_grained(levels.expand(-1, 3, 33, 21)).any()
 
 
 def test_the_peak_follows_a_blob() -> None:
