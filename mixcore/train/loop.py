@@ -62,7 +62,7 @@ class Loop:
         self.progress.start_epoch(epoch, state.iterations_per_epoch, start)
         began = time.monotonic()
         for images, labels in self.loader.epoch(epoch, start):
-            report = self._iterate(epoch, images, labels)
+            report = self.iterate(epoch, images, labels)
             watch(report)
             watch = _ignore
             if self._must_leave(began):
@@ -71,7 +71,8 @@ class Loop:
         state.seconds["train"] += time.monotonic() - began
         return 0
 
-    def _iterate(self, epoch: int, images: Tensor, labels: Tensor) -> Report:
+    def iterate(self, epoch: int, images: Tensor, labels: Tensor) -> Report:
+        """One iteration on a batch of `epoch` (from 0), with its optimizer step where one is due."""
         state, iteration = self.state, self.state.iteration
         self._seed_global_generators(iteration)
         self.schedule.set(iteration)
