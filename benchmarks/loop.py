@@ -126,6 +126,8 @@ def mixcore_step(backbone: str, batch: int, device: str) -> tuple[Callable[[Tens
             save=lambda: None,
         )
 
+    loop.progress.start_epoch(0, len(session.loader))
+
     def step(images: Tensor, labels: Tensor) -> None:
         loop.iterate(0, images, labels)
 
