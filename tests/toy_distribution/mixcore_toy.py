@@ -40,14 +40,15 @@ class ToyData:
 
 
 class Net(nn.Module):
-    """A convolution, BatchNorm and dropout, with what a backbone offers."""
+    """A convolution, BatchNorm (if `norm`) and dropout, with what a backbone offers."""
 
     num_features = 8
     feature_info = ({"module": "act", "num_chs": 8, "reduction": 1},)
 
-    def __init__(self, classes: int, dropout: float) -> None:
+    def __init__(self, classes: int, dropout: float, norm: bool, norm_momentum: float) -> None:
         super().__init__()
-        self.conv, self.norm, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv, self.act = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()
+        self.norm = nn.BatchNorm2d(8, momentum=norm_momentum) if norm else nn.Identity()
         self.drop, self.fc = nn.Dropout(dropout), nn.Linear(8, classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -72,10 +73,14 @@ class ToyNet:
 
     dropout: float = 0.2
     """Share of pooled features dropped in training, from the global generator."""
+    norm: bool = True
+    """Whether there is BatchNorm."""
+    norm_momentum: float = 0.1
+    """How fast its statistics follow the batches; 0: not at all."""
 
     @hookimpl
     def build_backbone(self, task: Task) -> nn.Module:
-        return Net(task.num_classes, self.dropout)
+        return Net(task.num_classes, self.dropout, self.norm, self.norm_momentum)
 
 
 @attrs.define(eq=False, kw_only=True)
