@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixcore.testing.checks import CHECKS, Check
 from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
 from mixcore.testing.harness import Harness, NotApplicableError, Subject, make_step
+from mixcore.testing.readme import code_blocks
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Subject",
     "TinyConvNet",
     "Tripwire",
+    "code_blocks",
     "make_step",
     "tiny_network",
     "tiny_vit",

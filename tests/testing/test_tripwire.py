@@ -65,7 +65,7 @@ def test_what_stays_on_the_device_passes():
     z = y.index_select(0, torch.tensor([1, 0, 3, 2])).to(x.device, torch.float16).to(y)
     assert isinstance(z, Tripwire)
     assert isinstance(x[torch.tensor([True, False, True, False])], Tripwire)
-    assert isinstance(torch.stack([row for row in x]), Tripwire)
+    assert isinstance(torch.stack(list(x)), Tripwire)
     assert x.argmax(1).shape == (4,)
     assert isinstance(torch.arange(4, device=x.device), torch.Tensor)
     assert isinstance(torch.zeros(3).scatter(0, x[:, 0].long() % 3, 1.0), Tripwire)

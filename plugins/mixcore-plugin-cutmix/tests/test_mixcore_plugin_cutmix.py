@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mixcore_plugin_cutmix import CutMix, cutmix, cutmix_per_sample
 
 from mixcore.api import Box
-from mixcore.testing import MixerContract, make_step
+from mixcore.testing import MixerContract, code_blocks, make_step
 
 
 class TestContract(MixerContract):
@@ -192,3 +194,11 @@ def test_partner_rules():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         CutMix(**options)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["targets"].shape == (8, 100)
+    torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))

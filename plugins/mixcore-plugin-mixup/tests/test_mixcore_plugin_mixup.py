@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mixcore_plugin_mixup import Mixup, mixup
 
-from mixcore.testing import MixerContract, make_step
+from mixcore.testing import MixerContract, code_blocks, make_step
 
 
 class TestContract(MixerContract):
@@ -129,3 +131,11 @@ def test_flip_mixes_with_the_reversed_batch():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Mixup(**options)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["targets"].shape == (8, 100)
+    torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))
