@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
+from mixcore.evidence.layout import grid_of
 from mixcore.evidence.network import capabilities
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
@@ -63,6 +64,7 @@ __all__ = [
     "fine_grained",
     "gather_blocks",
     "grey",
+    "grid_of",
     "happens",
     "hookimpl",
     "load_teacher",

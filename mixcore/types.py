@@ -206,6 +206,10 @@ class Attention:
         """[M,T] attention that each patch receives from all patches, averaged over them."""
         return self._rows(self.queries[:, :, self.prefix :]).mean(1)[:, self.prefix :]
 
+    def on_patches(self) -> Tensor:
+        """[M,T] how much each patch is looked at: row() where there is a class token, else received()."""
+        return self.row() if self.prefix and self.class_token else self.received()
+
     def apply(self, weights: Tensor) -> Tensor:
         """A w, [M,P+T], for `weights` [M,P+T]."""
         return (self._rows(self.queries) * weights.float()[:, None]).sum(-1)

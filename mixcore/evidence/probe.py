@@ -161,8 +161,7 @@ class Probe:
         return features.float().square().sum(1)
 
     def _attention(self, images: Tensor) -> Tensor:
-        last = self.look(images, attention=True).attention[-1]
-        weights = last.row() if last.class_token and last.prefix else last.received()
+        weights = self.look(images, attention=True).attention[-1].on_patches()
         return weights.unflatten(1, grid_of(weights.shape[1], *images.shape[-2:]))
 
     def _loss_on(self, labels: Tensor) -> Callable[[Tensor], Tensor]:

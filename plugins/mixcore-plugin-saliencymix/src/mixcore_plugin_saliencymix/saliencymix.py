@@ -1,0 +1,131 @@
+"""SaliencyMix: "A Saliency Guided Data Augmentation Strategy for Better Regularization", ICLR 2021, arXiv 2006.01791."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+import torch
+from attrs.validators import ge, in_, le, lt, optional
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from mixcore.api import (
+    SALIENCY,
+    Mix,
+    Probe,
+    Step,
+    Task,
+    beta,
+    boxes_around,
+    boxes_lam,
+    draw_partners,
+    happens,
+    hookimpl,
+    saliency_needs,
+    saliency_stages,
+    select_boxes,
+    send,
+    unmixed,
+)
+from mixcore_plugin_saliencymix.onoff import bytes_of, onoff8
+
+__all__ = ["SaliencyMix", "boxes_at", "peaks", "saliencymix"]
+
+Saliency = Literal[
+    "fine_grained", "onoff8", "input_grad", "feature", "class_activation", "attention", "spectral_residual"
+]
+
+
+def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
+    """Row and column [N,2] int64 of the first largest value of each map (step 3), in an image of `height` x `width`.
+
+    Maps [N,h,w] of another size are brought to that of the image bilinearly.
+    """
+    if saliency.shape[-2:] != (height, width):
+        size = (height, width)
+        saliency = F.interpolate(saliency.float()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    flat = saliency.flatten(1).argmax(1)
+    return torch.stack((flat.div(width, rounding_mode="floor"), flat % width), 1)
+
+
+def boxes_at(centres: Tensor, lam: float, height: int, width: int) -> Tensor:
+    """CutMix's box of area about 1 - lam around each centre [N,2] (row, column), clipped: [N,4] int64 (step 4)."""
+    size = torch.tensor((height, width), dtype=torch.float64)
+    # the middle of a pixel, as a share of the image: half a pixel away from the next on either side
+    shares = (centres.double() + 0.5) / send(size, centres.device)
+    lams = torch.full((centres.shape[0],), lam, dtype=torch.float64, device=centres.device)
+    return boxes_around(lams, shares, height, width)
+
+
+def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) -> Mix:
+    """The partner's pixels inside a box around `centres` (steps 4 to 6 of the method).
+
+    `images` [N,C,H,W]; `partner` int64 [N] and `centres` int64 [N,2], the peak of each image's partner, on their
+    device. The label weight is the share of the image outside its clipped box.
+    """
+    height, width = images.shape[-2:]
+    boxes = boxes_at(centres, lam, height, width)
+    # the boxes come from the batch: selecting leaves them on the device, copying slices would not
+    mixed, masks = select_boxes(images, partner, boxes)
+    return Mix.pair(mixed, partner, boxes_lam(boxes, height, width), masks)
+
+
+def _positive(_: object, attribute: attrs.Attribute[Sequence[float]], value: Sequence[float]) -> None:
+    if not all(one > 0 for one in value):
+        raise ValueError(f"{attribute.name!r} must be above 0 in every channel, found {list(value)}")
+
+
+@attrs.define(eq=False, kw_only=True)
+class SaliencyMix:
+    """SaliencyMix: a rectangle around the most salient pixel of the other image is pasted where it was."""
+
+    role = "mix"
+    provides = frozenset({"mask"})
+
+    alpha: float = attrs.field(default=1.0, validator=[ge(0), lt(math.inf)])
+    """Beta(alpha, alpha) gives the share of the image that the box leaves, one draw per batch; 0: no mixing."""
+    prob: float = attrs.field(default=1.0, validator=[ge(0), le(1)])
+    """Chance that a batch is mixed, one draw per batch."""
+    per_sample_box: bool = True
+    """Each box around the peak of that image's own partner; false: one box for the batch, from the first partner."""
+    saliency: Saliency = attrs.field(default="fine_grained", validator=in_((*SALIENCY, "onoff8")))
+    """Where saliency comes from; "onoff8" repeats the detector of the published code on 8-bit images."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel that the images were normalised with, for "onoff8"; default: the task's."""
+    std: tuple[float, ...] | None = attrs.field(default=None, validator=optional(_positive))
+    """Standard deviation per channel that the images were normalised with, for "onoff8"; default: the task's."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the chosen saliency needs of the backbone."""
+        return saliency_needs(self.saliency)
+
+    @property
+    def stages(self) -> tuple[str | int, ...]:
+        """Stages that the chosen saliency reads."""
+        return saliency_stages(self.saliency)
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe, task: Task, rng: Generator) -> Mix:
+        """The batch with boxes pasted; the batch itself where mixing is off or `prob` was missed."""
+        if self.alpha == 0 or not happens(self.prob, rng):
+            return unmixed(images)
+        count, _, height, width = images.shape
+        lam = beta(self.alpha, rng)
+        order = draw_partners("permutation", count, rng)
+        partner = send(order, images.device)
+        if self.per_sample_box:
+            centres = peaks(self._saliency(images, labels, probe, task), height, width).index_select(0, partner)
+        else:
+            first = slice(int(order[0]), int(order[0]) + 1)
+            centres = peaks(self._saliency(images[first], labels[first], probe, task), height, width).expand(count, 2)
+        return saliencymix(images, partner, centres, lam)
+
+    def _saliency(self, images: Tensor, labels: Tensor, probe: Probe, task: Task) -> Tensor:
+        """[N,h,w] of the unmixed images."""
+        if self.saliency != "onoff8":
+            return probe.saliency(self.saliency, images, labels)
+        return onoff8(bytes_of(images, self.mean or task.mean, self.std or task.std))
