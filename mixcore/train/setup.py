@@ -49,8 +49,8 @@ class Session:
 
 def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> Session:
     """Build all of it. Raises ConfigError and DataError for whatever does not fit together."""
-    assert plugins.data is not None  # a RunConfig names data and backbone
-    data = plugins.data.build_data()
+    data = _build_data(plugins, processes)
+    _check_groups(config, data, processes)
     loader, validation = _build_loaders(config, data, processes)
     model = _build_backbone(config, plugins, data.task, processes.device)
     train, epochs = config.train, config.schedule.epochs
@@ -92,6 +92,34 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
         schedule=Schedule(optimizer, config.schedule, len(loader)),
         predictor=_choose_predictor(config, plugins, state.networks()),
     )
+
+
+def _build_data(plugins: Plugins, processes: Processes) -> Data:
+    """The data, on rank 0 first: it may have to fetch or decode what the others then find on the disk."""
+    assert plugins.data is not None  # a RunConfig names data and backbone
+    if processes.leads:
+        data = plugins.data.build_data()
+    processes.wait()
+    return data if processes.leads else plugins.data.build_data()
+
+
+def _check_groups(config: RunConfig, data: Data, processes: Processes) -> None:
+    """Refuse groups that the share of a process does not hold whole, or whose images are not consecutive."""
+    share = config.data.batch_size // processes.world
+    for table in config.mix:
+        if table.group_size is None:
+            continue
+        where = f"{table.path or 'mix'}.group_size = {table.group_size}"
+        if share % table.group_size:
+            raise ConfigError(
+                f"{where} does not divide the {share} images that each of {processes.world} processes has of a batch; "
+                "choose a group_size that divides data.batch_size / processes"
+            )
+        if data.repeats > 1:
+            raise ConfigError(
+                f"{where}, but repeated augmentation deals the copies of an image to the processes in turn, so that "
+                "groups would differ with their number; set data.repeats = 1 or remove group_size"
+            )
 
 
 def _build_loaders(config: RunConfig, data: Data, processes: Processes) -> tuple[Loader, Loader]:

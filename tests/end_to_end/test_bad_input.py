@@ -238,3 +238,13 @@ def test_a_loss_that_is_not_finite(refused: Say) -> None:
 def test_debug_shows_the_traceback(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--debug", "run", str(toy_config), "--set", "mix.name=cutmixx"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_groups_that_do_not_divide_a_batch(refused: Say) -> None:
+    message = refused("mix.group_size=3")
+    assert "3" in message
+    assert "8 images" in message
+
+
+def test_groups_with_repeated_augmentation(refused: Say, folders: Path) -> None:
+    assert "data.repeats" in refused(*image_folder(folders), "data.repeats=3", "mix.group_size=2")
