@@ -162,7 +162,7 @@ class RunSection:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; "auto" takes CUDA where there is one."""
     trace_hooks: bool = False
-    """Whether every hook call is timed and marked for profilers."""
+    """Whether every hook call is timed (TensorBoard, perf/hooks) and marked for profilers."""
     port: int | None = attrs.field(default=None, validator=optional(and_(ge(1), le(65535))))
     """Port at which several processes meet; absent: a free one."""
 

@@ -229,5 +229,6 @@ def _check_sources(where: str, sources: Tensor, weights: Tensor, rows: int) -> N
 
 
 def has_wrapper(manager: pluggy.PluginManager, hook: str) -> bool:
-    """Whether any plugin wraps the hook."""
-    return any(_is_wrapper(implementation) for implementation in getattr(manager.hook, hook).get_hookimpls())
+    """Whether any plugin wraps the hook to change what it does."""
+    implementations = getattr(manager.hook, hook).get_hookimpls()
+    return any(_is_wrapper(i) and not getattr(i.plugin, "only_watches", False) for i in implementations)

@@ -12,6 +12,7 @@ from mixcore.discovery.manager import Plugins, build_plugins
 from mixcore.errors import StorageError
 from mixcore.evaluate.evaluate import evaluate
 from mixcore.evaluate.metrics import headline
+from mixcore.hooks.trace import HookTimes
 from mixcore.logs.jsonl import append_record, read_records, truncate_records
 from mixcore.logs.pictures import grid
 from mixcore.logs.progress import Progress
@@ -67,6 +68,9 @@ class _Run:
     ) -> None:
         self.loaded, self.folder, self.plugins = loaded, folder, plugins
         self.session, self.state, self.processes, self.signals = session, session.state, processes, signals
+        self.times = HookTimes()
+        if loaded.config.run.trace_hooks:
+            plugins.manager.register(self.times, "hook times")
         self.checkpoints = Checkpoints(
             folder=folder.checkpoints,
             digest=loaded.digest,
@@ -177,7 +181,7 @@ class _Run:
                 "Make room on the disk, then start again with the same command"
             ) from error
         values = {tag: value for tag, value in record.items() if tag != "epoch"}
-        log.scalars({**values, "perf/images_per_second": speed}, self.state.epoch)
+        log.scalars({**values, "perf/images_per_second": speed, **self.times.take()}, self.state.epoch)
         log.flush()
 
     def _keep_best(self, record: dict[str, Any]) -> None:
