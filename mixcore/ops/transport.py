@@ -27,32 +27,36 @@ def transport_blocks(shares: Tensor, visible: Tensor, price: float) -> Tensor:
     places = blocks * blocks
     lists = _make_lists(shares.flatten(1).float(), visible.flatten(1), price)
     here = lists.first
-    empty = here.new_full((count * places + 1,), -1)
+    own = torch.arange(places, device=shares.device)
+    # among equal gains the block of the lowest number has the highest bid
+    rank = (places - 1 - own).repeat(count)
+    none = here.new_full((count * places + 1,), -1)
     for _ in range(blocks):
-        bids, wanted = lists.bid.index_select(0, here), lists.place.index_select(0, here)
-        best = empty.scatter_reduce(0, wanted, bids, "amax")
+        entry = lists.entry.index_select(0, here)
+        wanted = lists.place.index_select(0, entry).long()
+        bids = (lists.gain.index_select(0, entry).long() << _RANK_BITS) + rank
+        best = none.scatter_reduce(0, wanted, bids, "amax")
+        best[-1:].fill_(_NO_BID)  # at nobody's place nobody loses
         here = here + (best.index_select(0, wanted) > bids)
     best = best[:-1].view(count, places)
-    own = torch.arange(places, device=shares.device)
-    return torch.where(best >= 0, places - 1 - (best & _NUMBER), own)
+    return torch.where(best >= 0, places - 1 - (best & ((1 << _RANK_BITS) - 1)), own)
 
 
-_NUMBER_BITS = 31
-_NUMBER = (1 << _NUMBER_BITS) - 1
+_RANK_BITS = 31
+_NO_BID = torch.iinfo(torch.int64).min
 
 
 class _Lists(NamedTuple):
-    """The places that each block applies at, best first, all lists one behind the other.
+    """The places that each block applies at, best first, and at the end of each list nobody's place, number N·n·n."""
 
-    Each list ends with an entry for nobody's place, number N·n·n, where all bid 0 and stay.
-    """
-
-    place: Tensor
-    """[E] flat number of the place, over the whole batch."""
-    bid: Tensor
-    """[E] -cost as the bits of a positive float, which sort as integers, above the block's number, lowest best."""
     first: Tensor
-    """[N·n·n] where each block's list begins."""
+    """[N·n·n] int64, where each block's list begins in `entry`; lists lie one behind the other."""
+    entry: Tensor
+    """[1 + E] int32, numbers into `place` and `gain`; what follows the last list is undefined, as is the first."""
+    place: Tensor
+    """[E] int32, number of the place over the whole batch."""
+    gain: Tensor
+    """[E] int32, -cost as the bits of a float; those of positive ones sort as the numbers do."""
 
 
 def _make_lists(shares: Tensor, visible: Tensor, price: float) -> _Lists:
@@ -60,48 +64,47 @@ def _make_lists(shares: Tensor, visible: Tensor, price: float) -> _Lists:
 
     Only visible places of negative cost can ever be won, so the others are left out. There are at most 4 r grid points
     at 0 < d² < r, and the shares of an image sum to 1; so before visibility is looked at, its lists have together at
-    most n² + 4 (n-1)² / price entries, where the whole matrix has n⁴.
+    most n² + 4 (n-1)² / price entries, where the whole matrix has n⁴. Small types and few temporaries: on a CPU most
+    of the time goes into fresh memory.
     """
     count, places = shares.shape
     device = shares.device
     grid = _neighbourhood(math.isqrt(places), price, device)
     near, costs, moves, positions, numbers = grid.tables
     size = grid.entries
-    samples = torch.arange(count, device=device)[:, None]
+    samples = torch.arange(count, device=device, dtype=torch.int32)[:, None]
 
     # candidates of a block: the offsets with price · d² / (n-1)² < share (a little more; the cost itself decides below)
-    reach = (shares * (grid.reach * 1.00001)).ceil_().clamp_(max=near.shape[0] - 1).long()
-    lengths = near.index_select(0, reach.view(-1)).add_(1)
-    ends = lengths.view(count, places).cumsum(1).clamp_(max=size)
-    starts = (ends - lengths.view(count, places)).clamp_(max=size - 1)
-    # the block of each entry is the number of lists that ended before it
-    ended = ends.new_zeros(count, size + 1).scatter_add_(1, ends, torch.ones_like(ends))
-    block = ended[:, :size].cumsum(1)
-    real, last = block < places, ended[:, 1:] > 0
+    reach = (shares * (grid.reach * 1.00001)).ceil_().clamp_(max=near.shape[0] - 1).int()
+    lengths = near.index_select(0, reach.view(-1)).add_(1).view(count, places)
+    ends = lengths.cumsum(1).clamp_(max=size)
+    starts = (ends - lengths).clamp_(max=size - 1)
+    # the block of each candidate is the number of lists that ended before it
+    ended = ends.new_zeros(count, size + 1, dtype=torch.int32)
+    ended.scatter_add_(1, ends, ended.new_ones(()).expand_as(ends))
+    block = ended[:, :size].cumsum(1, dtype=torch.int32)
+    last = ended[:, 1:] > 0
+    real = block < places
     block.clamp_(max=places - 1)
-    owner = (block + samples * places).view(-1)
-    rank = torch.arange(size, device=device) - starts.view(-1).index_select(0, owner).view(count, size)
-    rank = rank.clamp_(max=costs.shape[0] - 1).view(-1)
 
-    place = numbers.index_select(0, positions.index_select(0, block.view(-1)) + moves.index_select(0, rank))
+    from_position = positions.index_select(0, block.view(-1))
+    owner = block.add_(samples * places).view(-1)
+    rank = torch.arange(size, device=device, dtype=torch.int32).repeat(count)
+    rank.sub_(starts.int().view(-1).index_select(0, owner)).clamp_(max=costs.shape[0] - 1)
+    gain = shares.view(-1).index_select(0, owner).sub_(costs.index_select(0, rank))
+    place = numbers.index_select(0, from_position.add_(moves.index_select(0, rank))).view(count, size)
     seen = torch.cat((visible, visible.new_zeros(count, 1)), 1).view(-1)
-    seen = seen.index_select(0, (place.view(count, size) + samples * (places + 1)).view(-1)).view(count, size)
-    gain = shares.view(-1).index_select(0, owner) - costs.index_select(0, rank)
-    bid = (gain.view(torch.int32).long().view(count, size) << _NUMBER_BITS) + (places - 1 - block)
-    keep = ((seen & (gain > 0).view(count, size)) | last) & real
+    keep = seen.index_select(0, (place + samples * (places + 1)).view(-1)).view(count, size)
+    keep = keep.logical_and_((gain > 0).view(count, size)).logical_or_(last).logical_and_(real).view(-1)
+    place.add_(samples * places).masked_fill_(last, count * places)
 
-    # what is kept moves together, the rest to a slot behind the end
-    total = count * size
-    behind = keep.view(-1).long().cumsum_(0)
-    slot = torch.where(keep.view(-1), behind - 1, total)
-    bid = bid.masked_fill_(last, 0).view(-1)
-    place = (place.view(count, size) + samples * places).masked_fill_(last, count * places).view(-1)
-    first = (starts + samples * size).view(-1)
-    return _Lists(
-        place=place.new_empty(total + 1).scatter_(0, slot, place),
-        bid=bid.new_empty(total + 1).scatter_(0, slot, bid),
-        first=behind.index_select(0, first) - keep.view(-1).index_select(0, first).long(),
-    )
+    # entries that are kept move together, behind one slot for the rest
+    slot = keep.int().cumsum(0)
+    begin = (starts + samples * size).view(-1)
+    first = slot.index_select(0, begin) + 1 - keep.index_select(0, begin).long()
+    entry = torch.arange(count * size, device=device, dtype=torch.int32)
+    entry = torch.empty(count * size + 1, dtype=torch.int32, device=device).scatter_(0, slot.mul_(keep), entry)
+    return _Lists(first=first, entry=entry, place=place.view(-1), gain=gain.view(torch.int32))
 
 
 class _Neighbourhood(NamedTuple):
@@ -132,7 +135,7 @@ def _neighbourhood(blocks: int, price: float, device: torch.device) -> _Neighbou
     numbers[blocks - 1 : 2 * blocks - 1, blocks - 1 : 2 * blocks - 1] = torch.arange(places).view(blocks, blocks)
     positions = torch.nonzero(numbers.view(-1) < places)[:, 0]
     reach = (blocks - 1) ** 2 / price
-    tables = (near, costs.float(), moves, positions, numbers.view(-1))
+    tables = (near, costs.float(), moves.int(), positions.int(), numbers.view(-1).int())
     return _Neighbourhood(
         tables=tuple(send(table, device) for table in tables),
         reach=reach,
