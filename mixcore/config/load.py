@@ -18,7 +18,7 @@ from mixcore.config.tables import config_to_tree, read_tree
 from mixcore.discovery.select import Selected, Selection, Wanted, select
 from mixcore.errors import ConfigError
 
-__all__ = ["Loaded", "load_config"]
+__all__ = ["Loaded", "determining", "digest_of", "load_config"]
 
 _PLUGIN_TABLES = tuple(field.name for field in attrs.fields(Wanted))
 
@@ -33,7 +33,7 @@ class Loaded:
     text: str
     """`resolved` as TOML text."""
     digest: str
-    """Hash of everything that determines the run's numbers: all but [run]."""
+    """Hash of everything that determines the run's numbers."""
 
 
 def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
@@ -97,8 +97,15 @@ def _resolve(config: RunConfig, selection: Selection, stem: str) -> Loaded:
     return Loaded(config=config, resolved=resolved, text=tomli_w.dumps(resolved), digest=digest_of(resolved))
 
 
+def determining(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved tree that the run's numbers depend on: all but [run] and the number of data workers."""
+    tree = {key: value for key, value in resolved.items() if key != "run"}
+    if isinstance(tree.get("data"), Mapping):
+        tree["data"] = {key: value for key, value in tree["data"].items() if key != "workers"}
+    return tree
+
+
 def digest_of(resolved: Mapping[str, Any]) -> str:
-    """Hash of a resolved tree without [run]."""
-    determining = {key: value for key, value in resolved.items() if key != "run"}
-    text = json.dumps(determining, sort_keys=True, separators=(",", ":"))
+    """Hash of what :func:`determining` leaves of a resolved tree."""
+    text = json.dumps(determining(resolved), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

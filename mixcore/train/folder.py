@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import tomli
 
+from mixcore.config.load import determining
 from mixcore.errors import RunFolderError, StorageError
 
 __all__ = ["RunFolder", "differences", "replace_file"]
@@ -81,12 +82,11 @@ def _elsewhere(path: Path) -> str:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One line per key outside [run] whose value differs between two configuration trees, sorted by key."""
-    old, new = _flat(found), _flat(wanted)
-    keys = sorted(key for key in old.keys() | new.keys() if key.split(".")[0] != "run")
+    """One line per key that the numbers depend on and that differs between two configuration trees, sorted by key."""
+    old, new = _flat(determining(found)), _flat(determining(wanted))
     return [
         f"{key} is {_shown(old, key)} there and {_shown(new, key)} now"
-        for key in keys
+        for key in sorted(old.keys() | new.keys())
         if old.get(key, _ABSENT) != new.get(key, _ABSENT)
     ]
 
