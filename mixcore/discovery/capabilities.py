@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mixcore.discovery.alternatives import installed_plugins, options_without
 from mixcore.discovery.declared import MIXER_NEEDS, NETWORK_NEEDS, Declared, declared
 from mixcore.errors import ConfigError
 
@@ -32,16 +33,21 @@ def check_mixers(plugins: Plugins) -> None:
     provided: set[str] = set()
     for mixer in plugins.mixers:
         provided |= declared(mixer.plugin, mixer.label).provides
-    mixers = ", ".join(mixer.name for mixer in plugins.mixers)
+    names = [mixer.name for mixer in plugins.mixers]
+    do_not = f"{' and '.join(names)} {'does' if len(names) == 1 else 'do'} not"
     _refuse(
         [
-            f"{calls.label} needs a mixer that provides {_listed(missing)}, and {mixers} does not; name a [mix] that "
-            f"does (mixcore plugins --check lists them), or take another plugin in place of {calls.name}"
+            f"{calls.label} needs a mixer that provides {_listed(missing)}, and {do_not}; name a [mix] that "
+            f"does{_installed_providing(missing)}, or take another plugin in place of {calls.name}"
             f"{_default_of(plugins, calls)}"
             for calls, own in _declarations(plugins)
             if (missing := own.needs & MIXER_NEEDS - provided)
         ]
     )
+
+
+def _installed_providing(missing: Collection[str]) -> str:
+    return _installed(name for name, own in installed_plugins("mix") if set(missing) <= own.provides)
 
 
 def _default_of(plugins: Plugins, calls: PluginCalls) -> str:
@@ -53,39 +59,70 @@ def check_task(plugins: Plugins, task: Task) -> None:
     _refuse(
         [
             f"{calls.label} takes labels of kind {_listed(own.accepts)}, and this task has {task.label_kind} labels; "
-            f"take another plugin in place of {calls.name}, or data with {_listed(own.accepts)} labels"
+            f"take another plugin in place of {calls.name}{_installed_accepting(calls, task.label_kind)}, or data with "
+            f"{_listed(own.accepts)} labels"
             for calls, own in _declarations(plugins)
             if task.label_kind not in own.accepts
         ]
     )
 
 
+def _installed_accepting(calls: PluginCalls, kind: str) -> str:
+    role = getattr(calls.plugin, "role", None)
+    if role is None:
+        return ""
+    return _installed(name for name, own in installed_plugins(role) if kind in own.accepts)
+
+
+def _installed(names: Iterable[str]) -> str:
+    """The installed plugins that would do, in brackets; empty where there are none."""
+    found = ", ".join(names)
+    return f" (installed: {found})" if found else ""
+
+
 def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequence[str]) -> None:
     """Refuse a plugin that needs of the network what it does not offer, or a stage number that it does not have.
 
     `provided` are the network's capabilities, `stage_names` its stages in order. Stages named by module are looked up
-    where the network is built.
+    where the network is built. Negative numbers count from the last stage.
     """
     faults = []
     offered = _listed(provided) or "none of these"
+    last = len(stage_names)
     for calls, own in _declarations(plugins):
         missing = own.needs & NETWORK_NEEDS - set(provided)
         if missing:
+            remedies = [
+                *(f"set {option} of {calls.name}" for option in options_without(calls.plugin, missing, provided)),
+                f"name a [backbone] that has it{_where(missing)}",
+                f"take another plugin in place of {calls.name}",
+            ]
             faults.append(
                 f"{calls.label} needs {_listed(missing)} of the backbone, and this one offers {offered}; "
-                f"name a [backbone] that has it{_where(missing)}, or take another plugin in place of {calls.name}"
+                f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
             )
+        if "stages" in missing:
+            continue
         faults += [
-            f"{calls.label} wants stage {stage}, and this backbone has stages 0 to {len(stage_names)}: "
-            f"0 (the input), {', '.join(f'{k} ({name})' for k, name in enumerate(stage_names, 1))}"
+            f"{calls.label} wants stage {stage}, and this backbone has {_numbered(stage_names)}; "
+            f"choose one of these in the options of {calls.name}, or a [backbone] with more stages"
             for stage in own.stages
-            if isinstance(stage, int) and not 0 <= stage <= len(stage_names)
+            if isinstance(stage, int) and not -last <= stage <= last
         ]
     _refuse(faults)
 
 
+def _numbered(stage_names: Sequence[str]) -> str:
+    numbered = ", ".join(f"{k} ({name})" for k, name in enumerate(stage_names, 1))
+    return f"stages 0 to {len(stage_names)}: 0 (the input), {numbered}" if numbered else "stage 0 (the input) only"
+
+
 def _where(missing: Collection[str]) -> str:
-    return " (a vision transformer such as vit_tiny_patch16_224)" if {"attention", "tokens"} & set(missing) else ""
+    if {"attention", "tokens"} & set(missing):
+        return " (a vision transformer such as vit_tiny_patch16_224)"
+    if "class_activation" in missing:
+        return " (one that averages over positions, such as resnet18)"
+    return " (one that lists its stages in feature_info, as timm's networks do)"
 
 
 def _listed(names: Collection[str]) -> str:

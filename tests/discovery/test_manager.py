@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import attrs
 import pytest
@@ -151,6 +152,26 @@ def test_a_need_for_a_mask() -> None:
     build_method_plugins(mix=["none", Masked()], extra=[Hungry(wants=("mask",))])
     with pytest.raises(ConfigError, match="Hungry needs a mixer that provides mask, and none does not"):
         build_method_plugins(mix="none", extra=[Hungry(wants=("mask",))])
+    with pytest.raises(ConfigError, match="and none and none do not"):
+        build_method_plugins(mix=["none", "none"], extra=[Hungry(wants=("mask",))])
+
+
+def test_a_refusal_names_installed_plugins_that_would_do(install: Callable[..., None]) -> None:
+    provides = "    role = 'mix'\n    provides = frozenset({'mask'})\n"
+    install(
+        {"shape": "fake_shape:Shape", "broken": "fake_broken:Broken", "plain": "fake_plain:Plain"},
+        {
+            "fake_shape": HEAD + MIXER.format("Shape").replace("    role = 'mix'\n", provides),
+            "fake_broken": "1 / 0",
+            "fake_plain": HEAD + MIXER.format("Plain"),
+        },
+        distribution="fake-mixers",
+    )
+    with pytest.raises(ConfigError) as caught:
+        build_method_plugins(mix="none", extra=[Hungry(wants=("mask",))])
+    installed = str(caught.value).partition("(installed: ")[2].partition(")")[0].split(", ")
+    assert "shape" in installed
+    assert not {"plain", "broken", "none"} & set(installed)
 
 
 def test_kinds_of_labels() -> None:
@@ -171,6 +192,28 @@ def test_needs_of_the_network() -> None:
     message = str(caught.value)
     assert "Hungry needs attention of the backbone, and this one offers stages" in message
     assert "Hungry wants stage 2, and this backbone has stages 0 to 1: 0 (the input), 1 (layer1)" in message
+    check_network(_extra(at=(-2,)), {"stages"}, ("layer1", "layer2"))
+    with pytest.raises(ConfigError, match="Hungry wants stage -3"):
+        check_network(_extra(at=(-3,)), {"stages"}, ("layer1", "layer2"))
+    with pytest.raises(ConfigError, match=r"wants stage 1, and this backbone has stage 0 \(the input\) only"):
+        check_network(_extra(at=(1,)), (), ())
+
+
+def test_a_need_that_an_option_causes_names_the_option() -> None:
+    @attrs.define(eq=False, kw_only=True)
+    class Choosy:
+        source: Literal["attention", "tokens", "energy", "both"] = "attention"
+
+        @property
+        def needs(self) -> frozenset[str]:
+            needs = {"energy": (), "both": ("attention", "tokens")}
+            return frozenset(needs.get(self.source, (self.source,)))
+
+    plugins = build_method_plugins(mix="none", extra=[Choosy()])
+    with pytest.raises(ConfigError, match=r'offers stages; set source = "energy" of choosy, name a \[backbone\] that'):
+        check_network(plugins, {"stages"}, ("layer1",))
+    with pytest.raises(ConfigError, match='set source = "tokens" of choosy, set source = "energy" of choosy, name a'):
+        check_network(plugins, {"tokens"}, ())
 
 
 # --- whose turn it is -------------------------------------------------------------------------------------------------

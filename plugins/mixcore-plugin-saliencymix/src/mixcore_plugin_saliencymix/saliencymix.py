@@ -1,4 +1,4 @@
-"""SaliencyMix: "A Saliency Guided Data Augmentation Strategy for Better Regularization", ICLR 2021, arXiv 2006.01791."""
+"""SaliencyMix: "A Saliency Guided Data Augmentation Strategy for Better Regularization", arXiv 2006.01791."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import ge, in_, le, lt, optional
+from attrs.validators import ge, in_, le, lt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -16,7 +16,6 @@ from mixcore.api import (
     SALIENCY,
     Mix,
     Probe,
-    Step,
     Task,
     beta,
     boxes_around,
@@ -73,8 +72,8 @@ def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) ->
     return Mix.pair(mixed, partner, boxes_lam(boxes, height, width), masks)
 
 
-def _positive(_: object, attribute: attrs.Attribute[Sequence[float]], value: Sequence[float]) -> None:
-    if not all(one > 0 for one in value):
+def _positive(_: object, attribute: attrs.Attribute[Sequence[float] | None], value: Sequence[float] | None) -> None:
+    if value is not None and not all(one > 0 for one in value):
         raise ValueError(f"{attribute.name!r} must be above 0 in every channel, found {list(value)}")
 
 
@@ -95,7 +94,7 @@ class SaliencyMix:
     """Where saliency comes from; "onoff8" repeats the detector of the published code on 8-bit images."""
     mean: tuple[float, ...] | None = None
     """Mean per channel that the images were normalised with, for "onoff8"; default: the task's."""
-    std: tuple[float, ...] | None = attrs.field(default=None, validator=optional(_positive))
+    std: tuple[float, ...] | None = attrs.field(default=None, validator=_positive)
     """Standard deviation per channel that the images were normalised with, for "onoff8"; default: the task's."""
 
     @property

@@ -56,7 +56,7 @@ class TransMix:
     downsample: Downsample = attrs.field(default="nearest", validator=in_(("nearest", "area")))
     """How a mask comes to the grid of patches: the pixel at the patch's corner, or the mean over the patch."""
     source: Source = attrs.field(default="attention", validator=in_(("attention", "energy")))
-    """"attention" of the last block: the class token's, or what patches receive; "energy" of the last stage: any net."""
+    """"attention" of the last block: the class token's, or what patches receive; "energy" of the last stage."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -70,14 +70,15 @@ class TransMix:
 
     @hookimpl
     def mix_labels(self, mix: Mix, labels: Tensor, output: ForwardOutput) -> Targets:
-        """The mix's sources with attended weights; the mix's own weights where it has no masks."""
-        if mix.masks is None:
+        """The mix's sources with attended weights; its own where it has no masks, or one that is the same everywhere."""
+        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
             return mix.targets(labels)
         with torch.no_grad():
             attention = self._attention(output, mix)
             areas = mix.masks.mean((2, 3), dtype=torch.float32)
             areas = torch.cat((areas, 1 - areas.sum(1, keepdim=True)), 1)
-            masks = masks_on_grid(mix, *attention.shape[-2:], self.downsample)
+            height, width = attention.shape[-2:]
+            masks = masks_on_grid(mix, height, width, self.downsample)
             return mix.targets(labels, attended_weights(areas, masks, attention, self.r))
 
     def _attention(self, output: ForwardOutput, mix: Mix) -> Tensor:
