@@ -43,17 +43,21 @@ def command(
 
     from mixcore.config.load import load_config
     from mixcore.discovery.manager import build_plugins
+    from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
     from mixcore.train.distributed import find_place
     from mixcore.train.folder import RunFolder
-    from mixcore.train.launch import is_child, launch, reported
+    from mixcore.train.launch import is_child, launch, reported, said_once
     from mixcore.train.run import run
 
     place = find_place(os.environ)
     with reported(place.rank):
-        loaded = load_config(config, overrides)
-        folder = RunFolder(Path(loaded.config.run.dir or f"runs/{config.stem}"))
-        plugins = build_plugins(loaded.config)
-        folder.check_owner(loaded.resolved)
+        with said_once(place.rank, MixcoreError):
+            if nproc is not None and place.world > 1 and not is_child():
+                raise ConfigError(f"--nproc {nproc} inside a launcher that started {place.world} processes; remove it")
+            loaded = load_config(config, overrides)
+            folder = RunFolder(Path(loaded.resolved["run"]["dir"]))
+            plugins = build_plugins(loaded.config)
+            folder.check_owner(loaded.resolved)
         if dry_run:
             _check(loaded, plugins)
             return
@@ -65,7 +69,9 @@ def command(
             port = loaded.config.run.port
             launch(_arguments(config, overrides, nproc, resume_from), nproc, port, debug=ctx.obj["debug"])
             return
-        if run(loaded, folder, resume_from=resume_from) is not None:
+        with said_once(place.rank, PreemptedError, InterruptedRunError):
+            summary = run(loaded, folder, resume_from=resume_from)
+        if summary is not None:
             click.echo(f"done: {_result(folder)} ({folder.path})")
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.train.signals import stop_error
 
-__all__ = ["is_child", "launch", "reported"]
+__all__ = ["is_child", "launch", "reported", "said_once"]
 
 _OUTCOMES = "MIXCORE_OUTCOMES"
 """Environment variable: folder where children leave their outcomes."""
@@ -64,13 +64,13 @@ def launch(arguments: Sequence[str], processes: int, port: int | None, *, debug:
         try:
             elastic_launch(config, sys.executable)("-m", "mixcore", *arguments)
         except ChildFailedError as error:
-            rank, failure = error.get_first_failure()
-            raise _first_outcome(folder, debug) or _killed(rank, failure.exitcode) from None
+            raise _cause(error.failures, folder, debug) from None
         except SignalException as error:
+            first = _first_outcome(folder)
+            if first is not None:
+                raise _as_error(first, debug) from None
             code = 130 if error.sigval == signal.SIGINT else 75
-            raise _first_outcome(folder, debug) or stop_error(
-                code, "before a checkpoint could be written. Start again with the same command"
-            ) from None
+            raise stop_error(code, "before a checkpoint was written. Start again with the same command") from None
         finally:
             del os.environ[_OUTCOMES]
 
@@ -95,15 +95,33 @@ def _check_port(port: int | None) -> None:
             ) from error
 
 
-def _first_outcome(folder: str, debug: bool) -> MixcoreError | None:
+def _cause(failures: Mapping[int, Any], folder: str, debug: bool) -> MixcoreError:
+    """What ended the run: an error of ours, else the death of a child, else the first error of any kind.
+
+    A child that was killed makes the others fail with errors of the network, and SIGTERM is what the launcher itself
+    sends to those that are left.
+    """
+    first = _first_outcome(folder)
+    if first is None or not first["ours"]:
+        for rank, failure in failures.items():
+            if failure.exitcode < 0 and (first is None or failure.exitcode != -signal.SIGTERM):
+                return _killed(rank, failure.exitcode)
+    if first is None:
+        rank, failure = next(iter(failures.items()))
+        return _killed(rank, failure.exitcode)
+    return _as_error(first, debug)
+
+
+def _first_outcome(folder: str) -> dict[str, Any] | None:
     """What the first child that failed left behind."""
     outcomes: list[dict[str, Any]] = [json.loads(path.read_text()) for path in Path(folder).glob("rank-*.json")]
-    if not outcomes:
-        return None
-    first = min(outcomes, key=lambda outcome: outcome["time"])
-    error = MixcoreError(first["message"])
-    error.exit_code = first["exit_code"]
-    for note in [*first["notes"], *([first["traceback"]] if debug else [])]:
+    return min(outcomes, key=lambda outcome: outcome["time"]) if outcomes else None
+
+
+def _as_error(outcome: Mapping[str, Any], debug: bool) -> MixcoreError:
+    error = MixcoreError(outcome["message"])
+    error.exit_code = outcome["exit_code"]
+    for note in [*outcome["notes"], *([outcome["traceback"]] if debug else [])]:
         error.add_note(note)
     return error
 
@@ -118,6 +136,17 @@ def _killed(rank: int, code: int) -> MixcoreError:
 
 
 @contextmanager
+def said_once(rank: int, *errors: type[MixcoreError]) -> Iterator[None]:
+    """Under a foreign launcher: let rank 0 alone say those `errors` that every process meets alike."""
+    try:
+        yield
+    except errors as error:
+        if rank == 0 or is_child():
+            raise
+        raise SystemExit(error.exit_code) from None
+
+
+@contextmanager
 def reported(rank: int) -> Iterator[None]:
     """In a child of `launch`: leave an error to the parent and exit with its code. Elsewhere: nothing."""
     folder = os.environ.get(_OUTCOMES)
@@ -129,10 +158,12 @@ def reported(rank: int) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+        ours = isinstance(error, MixcoreError)
         outcome = {
             "time": time.time(),
+            "ours": ours,
             "exit_code": code,
-            "message": str(error) if isinstance(error, MixcoreError) else f"{type(error).__name__}: {error}",
+            "message": str(error) if ours else f"{type(error).__name__}: {error}",
             "notes": getattr(error, "__notes__", []),
             "traceback": traceback.format_exc(),
         }

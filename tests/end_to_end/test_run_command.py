@@ -77,6 +77,15 @@ def test_exit_codes(
     assert "Traceback" not in message
 
 
+def test_nproc_inside_a_launcher_is_refused(
+    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert main(["run", str(toy_config), "--nproc", "2"]) == 2
+    assert "--nproc 2 inside a launcher that started 4 processes; remove it" in capsys.readouterr().err
+
+
 def test_the_quickstart_configuration_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(QUICKSTART), "--dry-run"]) == 0
     assert "# everything fits: 10 epochs of 22 iterations" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from mixcore.config.schema import RunSection
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.train import launch as launching
 from mixcore.train.distributed import Agreement, Place, Processes, _first_host, find_place, joined
-from mixcore.train.launch import launch, reported
+from mixcore.train.launch import launch, reported, said_once
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
 SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_TASKS": "4"}
@@ -77,12 +78,45 @@ def test_a_child_leaves_its_error_to_the_parent(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SystemExit) as left, reported(0):
         raise KeyError("later")
     assert left.value.code == 1
-    found = launching._first_outcome(str(tmp_path), debug=False)
-    assert isinstance(found, MixcoreError)
+    first = launching._first_outcome(str(tmp_path))
+    assert first is not None
+    found = launching._as_error(first, debug=False)
     assert (str(found), found.exit_code, found.__notes__) == ("seed is wrong", 2, ["in a file"])
-    noted = launching._first_outcome(str(tmp_path), debug=True)
-    assert noted is not None
-    assert "Traceback" in noted.__notes__[-1]
+    assert "Traceback" in launching._as_error(first, debug=True).__notes__[-1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "codes", "said"),
+    [
+        (("Connection closed by peer", False), {0: 1, 1: -9}, "process 1 was killed by SIGKILL, perhaps for lack of"),
+        (("Connection closed by peer", False), {0: 1, 1: -15}, "Connection closed by peer"),
+        (("the loss became nan", True), {0: -15, 1: 1}, "the loss became nan"),
+        (("the loss became nan", True), {0: -9, 1: 1}, "the loss became nan"),
+        (None, {0: -11}, "process 0 was killed by SIGSEGV and left no message"),
+        (None, {1: 3}, "process 1 ended with exit code 3 and left no message"),
+    ],
+)
+def test_the_cause_is_told_from_its_consequences(
+    tmp_path: Path, outcome: tuple[str, bool] | None, codes: dict[int, int], said: str
+) -> None:
+    if outcome is not None:
+        left = {"time": 1, "exit_code": 1, "message": outcome[0], "ours": outcome[1], "notes": [], "traceback": ""}
+        (tmp_path / "rank-1.json").write_text(json.dumps(left))
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()}
+    assert str(launching._cause(failures, str(tmp_path), debug=False)).startswith(said)
+
+
+def test_under_a_foreign_launcher_rank_0_alone_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError), said_once(0, ConfigError):
+        raise ConfigError("to all alike")
+    with pytest.raises(SystemExit) as left, said_once(1, ConfigError):
+        raise ConfigError("to all alike")
+    assert left.value.code == 2
+    with pytest.raises(MixcoreError), said_once(1, ConfigError):
+        raise MixcoreError("to one")
+    monkeypatch.setenv("MIXCORE_OUTCOMES", "folder")  # our own launcher chooses who speaks
+    with pytest.raises(ConfigError), said_once(1, ConfigError):
+        raise ConfigError("to all alike")
 
 
 def test_outside_a_launch_errors_pass() -> None:
