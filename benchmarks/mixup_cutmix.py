@@ -1,9 +1,10 @@
-"""Time of Mixup and CutMix, targets included, beside torchvision's transforms and timm's Mixup.
+"""Mixup and CutMix, targets included, against torchvision's v2 transforms and timm's Mixup.
 
-    python benchmarks/mixup_cutmix.py [--threads 1] [--repeats 200] [--seed 0] [--device cpu]
+Each comparison runs both sides in turn in one process, on one batch, and takes medians; a ratio below 1 says that mixcore
+is faster. torchvision returns new images, and so does mixcore beside it; timm writes into the batch, and so does mixcore
+beside it. Ours is `create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`.
 
-Both sides run in one process, call by call in turn, on the same kind of batch; printed are medians and the ratio of
-medians. Beside timm both sides write into the batch, beside torchvision neither does.
+    python benchmarks/mixup_cutmix.py [--device cpu|cuda] [--threads 1] [--pairs 300] [--shapes cifar imagenet]
 """
 
 from __future__ import annotations
@@ -12,85 +13,92 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import timm
-import timm.data
 import torch
 import torchvision
+from timm.data.mixup import Mixup
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mixcore import create_mixer
+import mixcore
 
-Call = Callable[[Tensor, Tensor], object]
-CLASSES = 100
-SHAPES = ((100, 3, 32, 32), (32, 3, 224, 224))
-
-
-def ours(name: str, overwrite: bool, **options: object) -> Call:
-    """Our mixer by name, ending in dense targets."""
-    mixer = create_mixer(name, num_classes=CLASSES, overwrite=overwrite, **options)
-
-    def call(images: Tensor, labels: Tensor) -> object:
-        mix = mixer(images, labels)
-        return mix.images, mix.targets(labels).dense(CLASSES)
-
-    return call
+SHAPES = {"cifar": (100, 32, 100), "imagenet": (32, 224, 1000)}
+"""Batch, image side, classes."""
+Side = Callable[[Tensor, Tensor], object]
 
 
-def of_timm(mixup: float, cutmix: float, mode: str) -> Call:
-    """timm's mixer, without smoothing."""
-    return timm.data.Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, mode=mode, label_smoothing=0.0, num_classes=CLASSES)
+def ours(name: str, classes: int, *, overwrite: bool, **options: object) -> Side:
+    """mixcore's mixer, ending in dense targets."""
+    mixer = mixcore.create_mixer(name, num_classes=classes, overwrite=overwrite, **options)
+    return lambda images, labels: mixer(images, labels).targets(labels).dense(classes)
 
 
-def pairs() -> dict[str, tuple[Call, Call]]:
-    """(ours, the peer's) by title."""
-    return {
-        "mixup, timm batch": (ours("mixup", True), of_timm(1.0, 0.0, "batch")),
-        "mixup, timm elem": (ours("mixup", True, per_sample=True), of_timm(1.0, 0.0, "elem")),
-        "mixup, torchvision": (ours("mixup", False), v2.MixUp(num_classes=CLASSES)),
-        "cutmix, timm batch": (ours("cutmix", True), of_timm(0.0, 1.0, "batch")),
-        "cutmix, timm elem": (ours("cutmix", True, per_sample=True), of_timm(0.0, 1.0, "elem")),
-        "cutmix, torchvision": (ours("cutmix", False), v2.CutMix(num_classes=CLASSES)),
-    }
+def timms(classes: int, mode: str, mixup_alpha: float, cutmix_alpha: float) -> Side:
+    """timm's Mixup class without smoothing."""
+    return Mixup(mixup_alpha, cutmix_alpha, mode=mode, label_smoothing=0.0, num_classes=classes)
 
 
-def medians(calls: tuple[Call, Call], shape: tuple[int, ...], repeats: int, device: torch.device) -> list[float]:
-    """Median microseconds of each call, made in turn."""
-    images = torch.randn(shape, device=device)
-    labels = torch.randint(CLASSES, shape[:1], device=device)
+def comparisons(classes: int) -> Iterator[tuple[str, str, Side, Side]]:
+    """(what, peer, ours, theirs), every alpha 1."""
+    for name, transform in (("mixup", v2.MixUp), ("cutmix", v2.CutMix)):
+        peer = transform(alpha=1.0, num_classes=classes)
+        yield name, "torchvision", ours(name, classes, overwrite=False), peer
+    for mode in ("batch", "elem"):
+        for name, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0))):
+            side = ours(name, classes, overwrite=True, per_sample=mode == "elem")
+            yield name, f"timm, {mode}", side, timms(classes, mode, *alphas)
+    for mode in ("batch", "elem", "pair"):
+        side = ours("mixup_cutmix", classes, overwrite=True, mode=mode, mixup_alpha=1.0)
+        yield "mixup_cutmix", f"timm, {mode}", side, timms(classes, mode, 1.0, 1.0)
+
+
+def milliseconds(side: Side, images: Tensor, labels: Tensor) -> float:
+    """Time of one call, the device's work included."""
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    side(images, labels)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - start)
+
+
+def compare(first: Side, second: Side, images: Tensor, labels: Tensor, pairs: int) -> tuple[float, float]:
+    """Median milliseconds of each side over interleaved pairs, who goes first alternating."""
     times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 10):
-        for call, record in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call(images, labels)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 10:
-                record.append(time.perf_counter() - start)
-    return [1e6 * statistics.median(record) for record in times]
+    for pair in range(pairs + 5):
+        order = (0, 1) if pair % 2 else (1, 0)
+        for side in order:
+            found = milliseconds((first, second)[side], images, labels)
+            if pair >= 5:  # the first pairs warm up
+                times[side].append(found)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def main() -> None:
-    """Measure every pair on every shape and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(given.seed)
-    np.random.seed(given.seed)  # timm draws from it
-    where = torch.cuda.get_device_name(given.device) if given.device.type == "cuda" else platform.processor()
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}; {where}")
-    print(f"{given.threads} thread(s), {given.repeats} repeats, seed {given.seed}; microseconds per batch")
-    for shape in SHAPES:
-        for title, calls in pairs().items():
-            own, peer = medians(calls, shape, given.repeats, given.device)
-            print(f"{'x'.join(map(str, shape)):>14}  {title:<20} {own:9.0f} {peer:9.0f}   ratio {own / peer:.2f}")
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {arguments.threads} thread(s)"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, timm {timm.__version__}"
+    print(f"{where}; {platform.machine()}; {versions}; medians of {arguments.pairs} pairs")
+    for shape in arguments.shapes:
+        batch, side, classes = SHAPES[shape]
+        images = torch.randn(batch, 3, side, side, device=device)
+        labels = torch.randint(classes, (batch,), device=device)
+        for name, peer, mine, theirs in comparisons(classes):
+            own, other = compare(mine, theirs, images, labels, arguments.pairs)
+            print(f"{shape:9} {name:13} mixcore {own:8.3f} ms   {peer:12} {other:8.3f} ms   ratio {own / other:5.2f}")
 
 
 if __name__ == "__main__":

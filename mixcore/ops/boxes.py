@@ -7,14 +7,28 @@ the whole batch is a :class:`Box` of Python ints; one per image is an int64 tens
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from mixcore.errors import OptionValueError
 
-__all__ = ["Box", "box_around", "box_lam", "box_mask", "boxes_around", "boxes_inside", "boxes_lam", "boxes_of_sides"]
+__all__ = [
+    "Box",
+    "BoxRule",
+    "box_around",
+    "box_lam",
+    "box_mask",
+    "boxes_around",
+    "boxes_inside",
+    "boxes_lam",
+    "boxes_of_sides",
+]
+
+BoxRule: TypeAlias = Literal["full", "legacy"]
+"""Where a box ends. "legacy", CutMix's own: cut // 2 on both sides of the centre, so that an odd side loses a pixel.
+"full": (cut + 1) // 2 below and to the right of it (timm from 1.0.30 on)."""
 
 
 class Box(NamedTuple):
@@ -31,32 +45,42 @@ class Box(NamedTuple):
         return self.bottom <= self.top or self.right <= self.left
 
 
-def box_around(lam: float, centre: tuple[float, float], height: int, width: int) -> Box:
+def box_around(lam: float, centre: tuple[float, float], height: int, width: int, rule: BoxRule = "legacy") -> Box:
     """CutMix's box of area about 1 - lam around a centre pixel, clipped to the image (methods/cutmix.md, steps 2-4).
 
     `centre` (vertical, horizontal) is uniform in [0, 1), scaled to pixels and floored here. Python floats are float64,
     which the page asks for: a float32 side can fall just below an integer.
     """
     ratio = math.sqrt(1 - lam)
-    half_h, half_w = math.floor(height * ratio) // 2, math.floor(width * ratio) // 2
+    cut_h, cut_w = math.floor(height * ratio), math.floor(width * ratio)
+    odd = int(rule == "full")
     y, x = math.floor(centre[0] * height), math.floor(centre[1] * width)
-    return Box(max(y - half_h, 0), min(y + half_h, height), max(x - half_w, 0), min(x + half_w, width))
+    return Box(
+        max(y - cut_h // 2, 0),
+        min(y + (cut_h + odd) // 2, height),
+        max(x - cut_w // 2, 0),
+        min(x + (cut_w + odd) // 2, width),
+    )
 
 
-def boxes_around(lam: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
+def boxes_around(lam: Tensor, centres: Tensor, height: int, width: int, rule: BoxRule = "legacy") -> Tensor:
     """:func:`box_around` for each image: `lam` [N] and `centres` [N,2] float64 -> [N,4] int64."""
     size = torch.tensor([height, width], dtype=torch.float64, device=lam.device)
-    halves = (size * (1 - lam).sqrt()[:, None]).floor_().div_(2).floor_()
+    cuts = (size * (1 - lam).sqrt()[:, None]).floor_()
     pixels = (centres * size).floor_()
-    low, high = (pixels - halves).clamp_min_(0), torch.minimum(pixels + halves, size)
+    low = (pixels - (cuts / 2).floor_()).clamp_min_(0)
+    high = torch.minimum(pixels + ((cuts + int(rule == "full")) / 2).floor_(), size)
     return torch.stack((low, high), 2).flatten(1).long()
 
 
-def boxes_of_sides(minmax: tuple[float, float], draws: Tensor, height: int, width: int) -> Tensor:
+def boxes_of_sides(
+    minmax: tuple[float, float], draws: Tensor, height: int, width: int, rule: BoxRule = "legacy"
+) -> Tensor:
     """Boxes whose sides are uniform in a range, inside the image: [N,4] int64 (methods/cutmix.md, option `minmax`).
 
-    Each side is an integer in [floor(size·lo), floor(size·hi)), its position one in [0, size - side). `draws` [N,4] are
-    uniform in [0, 1): vertical and horizontal side, then top and left. OptionValueError where a range holds no integer.
+    Each side is an integer in [floor(size·lo), floor(size·hi)), its position one in [0, size - side), by the rule
+    "full" one in [0, size - side]. `draws` [N,4] are uniform in [0, 1): vertical and horizontal side, then top and left.
+    OptionValueError where a range holds no integer.
     """
     lows, highs = ([math.floor(size * share) for size in (height, width)] for share in minmax)
     if any(low >= high for low, high in zip(lows, highs, strict=True)):
@@ -66,7 +90,7 @@ def boxes_of_sides(minmax: tuple[float, float], draws: Tensor, height: int, widt
         )
     low, span, size = draws.new_tensor((lows, [b - a for a, b in zip(lows, highs, strict=True)], (height, width)))
     sides = low + (draws[:, :2] * span).floor_()
-    starts = (draws[:, 2:] * (size - sides)).floor_()
+    starts = (draws[:, 2:] * (size - sides + int(rule == "full"))).floor_()
     return torch.stack((starts, starts + sides), 2).flatten(1).long()
 
 

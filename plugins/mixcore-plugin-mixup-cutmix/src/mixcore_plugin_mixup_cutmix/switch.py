@@ -1,0 +1,78 @@
+"""Blend or paste, given the draws: for a whole batch alike, or for each image on its own."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from mixcore.api import Box, Mix, blend, box_lam, box_mask, boxes_lam, paste_box, paste_boxes, send
+
+__all__ = ["Rows", "mix_batch", "mix_rows"]
+
+
+def mix_batch(
+    images: Tensor, partner: Tensor, lam: float, box: Box | None, *, correct_lam: bool = True, overwrite: bool = False
+) -> Mix:
+    """All images alike: blended with weight `lam`, or with the partner's pixels inside `box` (steps 3 and 4).
+
+    `images` [N,C,H,W], `partner` int64 [N] on their device. With a box, labels are weighted by the area outside it, or
+    by `lam` where `correct_lam` is false. `overwrite` writes into `images`; else they are left alone.
+    """
+    count, _, height, width = images.shape
+    if box is None:
+        mask = torch.full((1, 1, 1, 1), lam, device=images.device).expand(count, 1, 1, 1)
+        return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask)
+    mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
+    weight = box_lam(box, height, width) if correct_lam else lam
+    return Mix.pair(paste_box(images, partner, box, overwrite=overwrite), partner, weight, mask)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Rows:
+    """What was drawn for each image; all on the host, where it decides which images go which way."""
+
+    partner: Tensor
+    """int64 [N] row that an image is mixed with."""
+    lam: Tensor
+    """float64 [N] in [0,1] weight of the image's own pixels as drawn; exactly 1 leaves the image alone."""
+    pastes: Tensor
+    """bool [N], whether the image gets a box; the others are blended."""
+    boxes: Tensor
+    """int64 [N,4] as (top, bottom, left, right), ends exclusive; read where `pastes`."""
+
+    def settled(self) -> Rows:
+        """The same mixes in one form: an image that is left alone is its own partner; no box but for those pasted."""
+        alone = self.lam == 1
+        own = torch.arange(len(alone))
+        pastes = self.pastes & ~alone
+        return Rows(
+            partner=torch.where(alone, own, self.partner),
+            lam=self.lam,
+            pastes=pastes,
+            boxes=self.boxes * pastes[:, None],
+        )
+
+
+def mix_rows(images: Tensor, rows: Rows, *, correct_lam: bool = True, overwrite: bool = False) -> Mix:
+    """Each image by its own draws; as :func:`mix_batch` else.
+
+    Images to blend are gathered by rows known on the host, so that nothing waits for a device. Masks are [N,1,H,W], or
+    [N,1,1,1] where no image gets a box.
+    """
+    device, (height, width) = images.device, images.shape[-2:]
+    rows = rows.settled()
+    blends = (~rows.pastes & (rows.lam < 1)).nonzero()[:, 0]
+    partner, lam = send(rows.partner, device), send(rows.lam.float(), device)
+    if not rows.pastes.any():
+        return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, lam[:, None, None, None])
+    boxes = send(rows.boxes, device)
+    chosen = send(blends, device)
+    own, other = images.index_select(0, chosen), images.index_select(0, partner[chosen])
+    blended = torch.lerp(other, own, lam[chosen].to(images.dtype)[:, None, None, None])
+    mixed, masks = paste_boxes(images, partner, boxes, overwrite=overwrite)
+    mixed.index_copy_(0, chosen, blended)
+    masks.index_copy_(0, chosen, lam[chosen][:, None, None, None].expand(-1, 1, height, width))
+    if correct_lam:
+        lam = torch.where(send(rows.pastes, device), boxes_lam(boxes, height, width), lam)
+    return Mix.pair(mixed, partner, lam, masks)
