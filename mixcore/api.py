@@ -11,12 +11,23 @@ from mixcore.evidence.network import capabilities
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
+from mixcore.evidence.shapes import head_width, stage_shape
 from mixcore.evidence.teacher import load_teacher
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
-from mixcore.ops.blocks import blend_blocks, block_shares, gather_blocks
-from mixcore.ops.boxes import Box, box_around, box_lam, box_mask, boxes_around, boxes_inside, boxes_lam, boxes_of_sides
+from mixcore.ops.blocks import block_shares, combine_blocks
+from mixcore.ops.boxes import (
+    Box,
+    BoxRule,
+    box_around,
+    box_lam,
+    box_mask,
+    boxes_around,
+    boxes_inside,
+    boxes_lam,
+    boxes_of_sides,
+)
 from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
@@ -29,6 +40,7 @@ __all__ = [
     "Attention",
     "Augment",
     "Box",
+    "BoxRule",
     "ConfigError",
     "CropFlip",
     "Data",
@@ -49,7 +61,6 @@ __all__ = [
     "beta",
     "beta_per_sample",
     "blend",
-    "blend_blocks",
     "block_shares",
     "box_around",
     "box_lam",
@@ -59,13 +70,15 @@ __all__ = [
     "boxes_lam",
     "boxes_of_sides",
     "capabilities",
+    "combine_blocks",
+    "combine_blocks",
     "crop_flip",
     "draw_partners",
     "fine_grained",
-    "gather_blocks",
     "grey",
     "grid_of",
     "happens",
+    "head_width",
     "hookimpl",
     "load_teacher",
     "paste_box",
@@ -77,6 +90,7 @@ __all__ = [
     "settle",
     "slice_boxes",
     "spectral_residual",
+    "stage_shape",
     "take_rows",
     "transport_blocks",
     "uniforms",

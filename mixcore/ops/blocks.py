@@ -1,15 +1,17 @@
-"""Images as n x n grids of blocks: shares of saliency, blocks from anywhere in the batch, weights per block.
+"""Images as n x n grids of blocks: shares of saliency, and images put together from blocks of several others.
 
 A grid of n blocks a side has blocks of H/n x W/n pixels; block number i lies in row i // n and column i % n.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blend_blocks", "block_shares", "gather_blocks"]
+__all__ = ["block_shares", "combine_blocks"]
 
 
 def block_shares(saliency: Tensor, blocks: int) -> Tensor:
@@ -23,50 +25,32 @@ def block_shares(saliency: Tensor, blocks: int) -> Tensor:
     return torch.where(usable, pooled / total, 1 / blocks**2)
 
 
-def gather_blocks(images: Tensor, rows: Tensor | None, source: Tensor) -> Tensor:
-    """Images whose block j is block `source[i, j]` of `images[rows[i]]`, in the memory format of `images` [N,C,H,W].
+def combine_blocks(images: Tensor, rows: Tensor, blocks: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of blocks: block j of image i is the sum over s of weights[i,s,j] · block blocks[i,s,j] of
+    images[rows[i,s]].
 
-    `rows` int64 [M], None for the images in their order; `source` int64 [M, n·n] of block numbers; n divides H and W.
-    Both formats are read as lines of pixels that lie side by side in one block, and each line is copied once.
+    `images` [N,C,H,W], `rows` int64 [M,S], `blocks` int64 and `weights` float [M,S,n·n], n a divisor of H and W. A new
+    tensor [M,C,H,W] in the dtype and memory format of `images`; where one weight is 1 and the others are 0, the bits of
+    that image.
     """
-    count, channels, height, width = images.shape
-    blocks = round(source.shape[1] ** 0.5)
-    last = _channels_last(images)
-    pixels = images.permute(0, 2, 3, 1) if last else images.contiguous()
-    planes = 1 if last else channels
-    lines = pixels.reshape(count * planes * height * blocks, -1)
+    _, channels, height, width = images.shape
+    count, sources, places = blocks.shape
+    side, device = math.isqrt(places), images.device
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    # in memory an image is lines of pixels that lie side by side in one block; a bag sums S of them in one pass
+    pixels, planes = (images.permute(0, 2, 3, 1), 1) if last else (images.contiguous(), channels)
+    lines = pixels.reshape(-1, width // side * (channels if last else 1))
 
-    device = source.device
-    if rows is None:
-        rows = torch.arange(count, device=device)
-    block_rows = source.div(blocks, rounding_mode="floor")
-    first = (rows[:, None] * (planes * height) + block_rows * (height // blocks)) * blocks + source % blocks
-    offsets = torch.arange(planes, device=device)[:, None, None, None] * height
-    offsets = (offsets + torch.arange(height // blocks, device=device)[:, None]) * blocks
-    index = first.view(-1, 1, blocks, 1, blocks) + offsets
-    gathered = lines.index_select(0, index.view(-1))
+    top = blocks.div(side, rounding_mode="floor") * (height // side)
+    first = (rows[:, :, None] * (planes * height) + top) * side + blocks % side
+    down = torch.arange(planes, device=device)[:, None] * height + torch.arange(height // side, device=device)
+    shape = (count, planes, side, height // side, side, sources)
+    first = first.view(count, sources, side, side).movedim(1, 3)[:, None, :, None]
+    index = first + (down * side).view(1, planes, 1, height // side, 1, 1)
+    weights = weights.to(images.dtype).view(count, sources, side, side).movedim(1, 3)[:, None, :, None].expand(shape)
+    bags = F.embedding_bag(
+        index.reshape(-1, sources), lines, per_sample_weights=weights.reshape(-1, sources), mode="sum"
+    )
     if last:
-        return gathered.view(rows.shape[0], height, width, channels).permute(0, 3, 1, 2)
-    return gathered.view(rows.shape[0], channels, height, width)
-
-
-def blend_blocks(own: Tensor, other: Tensor, weights: Tensor) -> Tensor:
-    """weights · own + (1 - weights) · other, into `other`: images [N,C,H,W], weights [N,1,n,n] of the blocks of `own`.
-
-    Where a weight is exactly 1 or 0 the bits of `own` or `other` stay. n divides H and W.
-    """
-    count, _, height, width = own.shape
-    blocks = weights.shape[-1]
-    grid = (count, blocks, height // blocks, blocks, width // blocks)
-    weights = weights.to(own.dtype)
-    if _channels_last(own) and _channels_last(other):
-        # broadcast over lines of one block: over channels alone, the innermost axis here, is four times slower
-        own_lines, lines = (x.permute(0, 2, 3, 1).view(*grid[:4], -1) for x in (own, other))
-        lines.lerp_(own_lines, weights.view(count, blocks, 1, blocks, 1))
-        return other
-    pixels = weights.view(count, blocks, 1, blocks, 1).expand(grid).reshape(count, 1, height, width)
-    return other.lerp_(own, pixels)
-
-
-def _channels_last(images: Tensor) -> bool:
-    return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        return bags.view(count, height, width, channels).permute(0, 3, 1, 2)
+    return bags.view(count, channels, height, width)

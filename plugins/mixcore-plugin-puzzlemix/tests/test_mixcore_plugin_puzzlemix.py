@@ -47,6 +47,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def pairs(partner):
+    return torch.stack((torch.arange(len(partner)), partner), 1)
+
+
 def random_shares(count, blocks, seed=0, power=1):
     values = torch.rand(count, blocks, blocks, generator=seeded(seed)).log().neg() ** power
     return values / values.sum((1, 2), keepdim=True)
@@ -322,7 +326,7 @@ def test_without_transport_images_are_masked(memory_format, dtype):
     images = smooth_pixels(4, 8).to(dtype).to(memory_format=memory_format)
     partner = torch.tensor([1, 2, 3, 0])
     masks = torch.randint(3, (4, 1, 2, 2), generator=seeded()) / 2
-    mixed = assemble(images, images, partner, masks)
+    mixed = assemble(images, pairs(partner), masks)
     pixels = masks.repeat_interleave(4, 2).repeat_interleave(4, 3)
     expected = pixels * images.float() + (1 - pixels) * images[partner].float()
     torch.testing.assert_close(mixed, expected.to(dtype), rtol=1e-2, atol=1e-2 if dtype == torch.bfloat16 else 1e-6)
@@ -337,7 +341,7 @@ def test_with_transport_every_place_shows_a_block_of_its_image(grid):
     partner = torch.tensor([3, 4, 0, 2, 1])
     masks = torch.randint(3, (count, 1, blocks, blocks), generator=seeded()) / 2
     shares = random_shares(count, grid, power=4)
-    mixed = assemble(images, images, partner, masks, shares)
+    mixed = assemble(images, pairs(partner), masks, torch.stack((shares, shares[partner])))
     fine = masks[:, 0].repeat_interleave(grid // blocks, 1).repeat_interleave(grid // blocks, 2)
     first = plain_transport(shares, fine > 0, 0.8)
     second = plain_transport(shares[partner], fine < 1, 0.8)
@@ -357,7 +361,7 @@ def test_with_transport_every_place_shows_a_block_of_its_image(grid):
 def test_own_partner_gives_the_image_back():
     images, own = smooth_pixels(4, 16), torch.arange(4)
     masks = puzzle_masks(images, own, random_shares(4, 8), 0.5, std=(1.0,) * 3)
-    torch.testing.assert_close(assemble(images, images, own, masks), images)
+    torch.testing.assert_close(assemble(images, pairs(own), masks), images)
 
 
 def test_shares_sum_to_one_and_replace_what_is_unusable():

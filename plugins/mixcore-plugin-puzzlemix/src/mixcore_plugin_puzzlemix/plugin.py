@@ -120,12 +120,13 @@ class PuzzleMix:
         mean = _per_channel("mean", self.mean, task.mean, images)
         std = _per_channel("std", self.std, task.std, images)
 
-        saliency, own, other, losses = self._look(images, labels, probe, (mean, std), step, rng)
+        saliency, sources, rows, losses = self._look(images, labels, partner, probe, (mean, std), step, rng)
         with torch.no_grad():
+            shares = block_shares(saliency, blocks)
             masks = puzzle_masks(
                 images,
                 partner,
-                block_shares(saliency, blocks),
+                shares,
                 lam,
                 labels=self.n_labels,
                 beta=self.beta,
@@ -134,8 +135,12 @@ class PuzzleMix:
                 neighbourhood=self.neigh_size,
                 std=std,
             )
-            moved = block_shares(saliency, self._moved_blocks(height, width, blocks)) if self.transport else None
-            mixed = assemble(own, other, partner, masks, moved, self.t_eps)
+            moved = None
+            if self.transport:
+                finer = self._moved_blocks(height, width, blocks)
+                own = shares if finer == blocks else block_shares(saliency, finer)
+                moved = torch.stack((own, own[partner]))
+            mixed = assemble(sources, rows, masks, moved, self.t_eps)
         return Mix.pair(mixed, partner, masks.mean((1, 2, 3)), masks, losses=losses)
 
     def _draw_blocks(self, height: int, width: int, step: Step) -> int:
@@ -158,24 +163,29 @@ class PuzzleMix:
         self,
         images: Tensor,
         labels: Tensor,
+        partner: Tensor,
         probe: Probe,
         normalisation: tuple[Sequence[float], Sequence[float]],
         step: Step,
         rng: Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
-        """Saliency [N,h,w], own and partner images, and losses: with noise where the adversarial option strikes."""
+        """Saliency [N,h,w]; images to take blocks from, with noise where the adversarial option strikes, and which of
+        them are the own and the partner's, [N,2]; losses.
+        """
+        own = torch.arange(len(images), device=images.device)
         flags = step.shared_rng("puzzlemix noise")
         on_own, on_other = happens(self.adv_p, flags), happens(self.adv_p, flags)
         if not (on_own or on_other):
             saliency, _, losses = self._saliency(images, labels, probe)
-            return saliency, images, images, losses
+            return saliency, images, torch.stack((own, partner), 1), losses
         mean, std = (send(torch.tensor(one)[:, None, None], images.device) for one in normalisation)
         bound = self.adv_eps / 255
         noise = uniform_noise(images, mean, std, bound, step.device_rng("puzzlemix noise"))
         saliency, gradient, losses = self._saliency(add_noise(images, noise, mean, std), labels, probe)
         noise = adversarial_noise(noise, gradient, bound, strength=uniforms(1, rng=rng).item())
         noisy = add_noise(images, noise, mean, std)
-        return saliency, noisy if on_own else images, noisy if on_other else images, losses
+        rows = torch.stack((own + len(images) * on_own, partner + len(images) * on_other), 1)
+        return saliency, torch.cat((images, noisy)), rows, losses
 
     def _saliency(self, images: Tensor, labels: Tensor, probe: Probe) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
         """Saliency [N,h,w], the gradient [N,C,H,W] that it was made from (or itself), and the clean term."""

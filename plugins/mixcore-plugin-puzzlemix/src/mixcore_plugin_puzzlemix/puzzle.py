@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mixcore.api import blend_blocks, gather_blocks, take_rows, transport_blocks
+from mixcore.api import combine_blocks, transport_blocks
 from mixcore_plugin_puzzlemix.energy import Energy, boundaries, prior_costs, puzzle_energy
 from mixcore_plugin_puzzlemix.exact import solve_exactly
 from mixcore_plugin_puzzlemix.relaxed import solve_relaxed
@@ -54,17 +54,19 @@ def puzzle_masks(
 
 @torch.no_grad()
 def assemble(
-    own: Tensor, other: Tensor, partner: Tensor, masks: Tensor, shares: Tensor | None = None, price: float = 0.8
+    images: Tensor, rows: Tensor, masks: Tensor, shares: Tensor | None = None, price: float = 0.8
 ) -> Tensor:
-    """Steps 7 and 8: own images where the mask is 1, `other[partner]` where it is 0; a new tensor like `own`.
+    """Steps 7 and 8: images[rows[:, 0]] where the mask is 1, images[rows[:, 1]] where it is 0; a new tensor [N,C,H,W].
 
-    With `shares` [N,t,t] of the saliency on a grid that `masks` [N,1,n,n] divide, blocks of both images first move, at
-    `price`, to where they can be seen.
+    `rows` int64 [N,2], `masks` [N,1,n,n]. With `shares` [2,N,t,t], the saliency of the first and of the second images
+    on a grid that n divides, blocks of both first move, at `price`, to where they can be seen.
     """
     if shares is None:
-        return blend_blocks(own, take_rows(other, partner), masks)
-    repeat = shares.shape[1] // masks.shape[-1]
-    fine = masks[:, 0].repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
-    source = transport_blocks(torch.cat((shares, shares[partner])), torch.cat((fine > 0, fine < 1)), price)
-    first, second = source.chunk(2)
-    return blend_blocks(gather_blocks(own, None, first), gather_blocks(other, partner, second), masks)
+        weights = masks.flatten(1)
+        blocks = torch.arange(weights.shape[1], device=masks.device).expand(len(rows), 2, -1)
+    else:
+        repeat = shares.shape[-1] // masks.shape[-1]
+        fine = masks[:, 0].repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
+        moved = transport_blocks(shares.flatten(0, 1), torch.cat((fine > 0, fine < 1)), price)
+        blocks, weights = moved.view(2, len(rows), -1).transpose(0, 1), fine.flatten(1)
+    return combine_blocks(images, rows, blocks, torch.stack((weights, 1 - weights), 1))
