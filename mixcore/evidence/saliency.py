@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
+from collections.abc import ItemsView
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +49,28 @@ def fine_grained(images: Tensor) -> Tensor:
     height, width = centred.shape[-2:]
     sums = F.pad(centred.cumsum(1).cumsum(2), (1, 0, 1, 0))
     total = torch.zeros_like(centred)
-    for top, bottom, left, right, others in _windows(height, width, centred.device):
-        rows = sums.index_select(1, bottom) - sums.index_select(1, top)
-        window = rows.index_select(2, right) - rows.index_select(2, left)
-        total += (centred - (window - centred) / others).abs_()
+    for scale, times in _scales(max(height, width)):
+        window = _window_sums(_window_sums(sums, 1, scale), 2, scale)
+        own, all_others = _shares(height, width, scale, centred.device)
+        # g - (sum - g) / others, in place
+        total.add_(window.mul_(all_others).addcmul_(centred, own).abs_(), alpha=times)
     return total
+
+
+def _scales(size: int) -> ItemsView[int, int]:
+    """Scales with how often each counts: from the image's size on, all windows are the whole image."""
+    return Counter(min(scale, size) for scale in FINE_GRAINED_SCALES).items()
+
+
+def _window_sums(sums: Tensor, axis: int, scale: int) -> Tensor:
+    """Prefix sums [.., size+1, ..] -> sums of the windows from i-n+1 to i+n, cut at the border: [.., size, ..]."""
+    size = sums.shape[axis] - 1
+    inner = max(size - scale, 0)
+    windows = sums.narrow(axis, size, 1).repeat_interleave(size, axis)
+    if inner:
+        windows.narrow(axis, 0, inner).copy_(sums.narrow(axis, scale + 1, inner))
+        windows.narrow(axis, scale, inner).sub_(sums.narrow(axis, 1, inner))
+    return windows
 
 
 def _smooth(level: Tensor) -> Tensor:
@@ -67,22 +86,17 @@ def _smooth(level: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _windows(
-    height: int, width: int, device: torch.device
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], ...]:
-    """Per scale: first row, row behind the last, first column, column behind the last, pixels without the centre."""
-    windows = []
-    for scale in FINE_GRAINED_SCALES:
-        top, bottom = _cut(height, scale, device)
-        left, right = _cut(width, scale, device)
-        others = (bottom - top)[:, None] * (right - left) - 1
-        windows.append((top, bottom, left, right, others.clamp_(min=1).float()))
-    return tuple(windows)
+def _shares(height: int, width: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factors [H,W] of the pixel itself and of the sum over its window: (others + 1) / others and -1 / others."""
+    rows, columns = (_extent(size, scale) for size in (height, width))
+    others = (rows[:, None] * columns - 1).clamp_(min=1).double()
+    own, window = ((others + 1) / others).float(), (-1 / others).float()
+    return own.to(device), window.to(device)
 
 
-def _cut(size: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    index = torch.arange(size, device=device)
-    return (index - scale + 1).clamp_(min=0), (index + scale + 1).clamp_(max=size)
+def _extent(size: int, scale: int) -> Tensor:
+    index = torch.arange(size)
+    return (index + scale + 1).clamp_(max=size) - (index - scale + 1).clamp_(min=0)
 
 
 # --- spectral residual -----------------------------------------------------------------------------------------------
