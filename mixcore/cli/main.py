@@ -19,6 +19,8 @@ VERBS = {
     "eval": "Evaluate a checkpoint of a run.",
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
+    "check": "Check that plugins keep the contract.",
+    "new": "Make a new plugin: a distribution to fill in.",
 }
 """Module mixcore.cli.<verb>, with a click command named `command`, and its line in the help."""
 INTERRUPTED = 130

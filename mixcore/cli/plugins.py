@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
-
 import click
+
+from mixcore.cli.table import print_table
 
 __all__ = ["command"]
 
@@ -48,7 +47,7 @@ def show_command(name: str) -> None:
         click.echo("\nno options")
         return
     click.echo("")
-    _print_table(
+    print_table(
         ("option", "type", "default", "help"),
         [(option.name, option.type, option.default, option.help) for option in options],
     )
@@ -74,7 +73,7 @@ def _list() -> None:
     from mixcore.discovery.catalogue import installed
 
     entries = [entry for claims in installed().values() for entry in claims]
-    _print_table(
+    print_table(
         ("name", "distribution", "version", "summary"),
         [(entry.name, entry.distribution, entry.version, entry.summary) for entry in entries],
     )
@@ -85,7 +84,7 @@ def _check(ctx: click.Context) -> None:
     from mixcore.discovery.check import check_all
 
     checked = check_all(entry for claims in installed().values() for entry in claims)
-    _print_table(
+    print_table(
         ("name", "distribution", "version", "role", "needs", "provides", "state"),
         [
             (
@@ -102,21 +101,3 @@ def _check(ctx: click.Context) -> None:
     )
     if any(found.fault for found in checked):
         ctx.exit(1)
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table drawn by rich on a terminal; elsewhere plain columns, whole lines, the last column unpadded."""
-    rows = list(rows)
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*header)
-        for row in rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
-        Console().print(table)
-        return
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header) - 1)]
-    for row in (header, *rows):
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join((*padded, row[-1])).rstrip())

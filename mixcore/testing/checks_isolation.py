@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import random
 import traceback
 from contextlib import ExitStack
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mixcore.testing.expect import expect, expect_same_mix
+from mixcore.testing.generators import generator_states
 from mixcore.testing.harness import Harness
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
@@ -78,22 +76,11 @@ def global_generators_are_left_alone(harness: Harness) -> None:
     """The generators of torch, numpy and random draw next what they would have drawn."""
     images, labels = harness.batch()
     step = harness.step()
-    before = _generators()
+    before = generator_states()
     for iteration in range(3):
         harness.mix(images, labels, iteration=iteration, step=step)
-        for name, state in _generators().items():
+        for name, state in generator_states().items():
             expect(state == before[name], f"the global generator of {name} was used; draw from rng")
-
-
-def _generators() -> dict[str, object]:
-    states: dict[str, object] = {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": pickle.dumps(np.random.get_state()),
-        "random": random.getstate(),
-    }
-    if torch.cuda.is_initialized():
-        states["torch.cuda"] = torch.cuda.get_rng_state().tolist()
-    return states
 
 
 def nothing_is_read_on_the_host(harness: Harness) -> None:

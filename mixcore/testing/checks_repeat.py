@@ -59,7 +59,7 @@ def options_round_trip(harness: Harness) -> None:
     """Options survive the way through a table and through pickle, and mix alike afterwards."""
     plugin = harness.plugin
     options = attrs.asdict(plugin, recurse=False, filter=lambda field, value: field.init and value is not None)
-    copies: dict[str, Any] = {"a table of its own options": harness.plugins(options).mixers[0].plugin}
+    copies: dict[str, Any] = {"a table of its own options": harness.rebuilt(options)}
     try:
         copies["pickle"] = pickle.loads(pickle.dumps(plugin))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -68,6 +68,8 @@ def options_round_trip(harness: Harness) -> None:
         for field in attrs.fields(type(plugin)):
             found, expected = getattr(copy, field.name), getattr(plugin, field.name)
             expect(found == expected, f"option {field.name} is {found!r} after {way}, it was {expected!r}")
+    if harness.role != "mix":
+        return
     images, labels = harness.batch()
     rebuilt = harness.mix(images, labels, step=harness.step(options=options))
     expect_same_mix(rebuilt, harness.mix(images, labels), "rebuilt from its own options")

@@ -13,6 +13,7 @@ from mixcore.testing.expect import expect, expect_well_formed
 from mixcore.testing.harness import Harness, NotApplicableError
 
 __all__ = [
+    "lam_leans_as_pixels_do",
     "lam_of_zero_and_one",
     "masks_are_always_given",
     "masks_are_shares",
@@ -25,11 +26,13 @@ __all__ = [
 DRAWS = 8
 
 
-def _mixes(harness: Harness, options: Mapping[str, Any] | None = None, count: int = 6) -> Iterator[tuple[Mix, Tensor]]:
+def _mixes(
+    harness: Harness, options: Mapping[str, Any] | None = None, count: int = 6, draws: int = DRAWS
+) -> Iterator[tuple[Mix, Tensor]]:
     """The mixes of one batch at several iterations."""
     images, labels = harness.batch(count)
     step = harness.step(options=options)
-    for iteration in range(DRAWS):
+    for iteration in range(draws):
         yield harness.mix(images, labels, iteration=iteration, step=step), images
 
 
@@ -104,6 +107,31 @@ def masks_say_where_pixels_come_from(harness: Harness) -> None:
         raise NotApplicableError("no mask gives a pixel to one source alone")
 
 
+def lam_leans_as_pixels_do(harness: Harness) -> None:
+    """Mixed images resemble the source of the larger label weight more: lam is the weight of the image's own label."""
+    subject = harness.subject
+    if not (subject.own_pixels and subject.partner_pixels):
+        raise NotApplicableError("it moves or resizes the images that it mixes")
+    leaning = agreeing = 0
+    for mix, images in _mixes(harness, draws=3 * DRAWS):
+        if mix.sources.shape[1] != 2 or mix.images.shape[0] != images.shape[0]:
+            continue
+        mixed = mix.images if mix.transform is None else mix.transform(images)
+        # noise resembles nothing but itself, so these are the shares of both sources in the mixed image
+        own, other = ((mixed * source).flatten(1).sum(1) for source in (images, images[mix.partner]))
+        clear = (mix.lam - 0.5).abs() > 0.2
+        clear &= mix.partner != torch.arange(len(images), device=images.device)
+        leaning += int(clear.sum())
+        agreeing += int(((own > other) == (mix.lam > 0.5))[clear].sum())
+    if not leaning:
+        raise NotApplicableError("no mix of two sources has clearly different label weights")
+    expect(
+        agreeing > leaning / 2,
+        f"only {agreeing} of {leaning} mixed images resemble the source with the larger label weight; lam is the "
+        "weight of the image's own label, 1 - lam that of its partner's",
+    )
+
+
 def lam_of_zero_and_one(harness: Harness) -> None:
     """Draws of lam at the ends give finite, well-formed mixes; weight 1 leaves the image as it was, bit for bit."""
     subject = harness.subject
@@ -135,11 +163,11 @@ def probability_of_mixing(harness: Harness) -> None:
         expect(bool((mix.lam == 1).all()), "prob = 0, but lam is not 1")
         expect(mix.partner.tolist() == [0, 1, 2, 3], "prob = 0, but an image has another one as its partner")
     half = harness.step(options={"prob": 0.5})
-    trials = 200
+    trials = 300
     mixes = [harness.mix(images, labels, iteration=iteration, step=half) for iteration in range(trials)]
     mixed = sum(mix.transform is not None or not torch.equal(mix.images, images) for mix in mixes)
-    # six standard deviations of a fair coin; a chance applied twice would give 50
-    expect(abs(mixed - trials / 2) < 42, f"prob = 0.5 mixed {mixed} of {trials} batches; is the chance applied twice?")
+    # five standard deviations of a fair coin; a chance applied twice gives 75 with one of 7.5
+    expect(abs(mixed - trials / 2) < 43, f"prob = 0.5 mixed {mixed} of {trials} batches; is the chance applied twice?")
 
 
 def one_lam_per_image(harness: Harness) -> None:

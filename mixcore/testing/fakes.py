@@ -1,14 +1,50 @@
-"""Networks small enough for a test, with timm's methods: a convolutional one with BatchNorm, and a ViT."""
+"""Networks small enough for a test, with timm's methods: a convolutional one with BatchNorm, and a ViT; and a mixer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+import attrs
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-__all__ = ["TinyConvNet", "tiny_network", "tiny_vit"]
+from mixcore.api import Mix, Targets, Task, draw_partners, hookimpl, send
+
+__all__ = ["Columns", "SquaredError", "TinyConvNet", "tiny_network", "tiny_vit"]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Columns:
+    """The mixer that plugins of other roles are checked with: columns on the right are the partner's."""
+
+    role = "mix"
+    provides = frozenset({"mask"})
+
+    masked: bool = True
+    """Whether the mix tells its masks."""
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, rng: Generator) -> Mix:
+        """One share of the columns per image."""
+        count, _, height, width = images.shape
+        partner = send(draw_partners("permutation", count, rng), images.device)
+        kept = send(torch.randint(0, width + 1, (count, 1), generator=rng), images.device)
+        own = (torch.arange(width, device=images.device) < kept)[:, None, None].expand(count, 1, height, width)
+        mixed = torch.where(own, images, images[partner])
+        return Mix.pair(mixed, partner, own[:, 0, 0].float().mean(1), own.float() if self.masked else None)
+
+
+@attrs.define(eq=False, kw_only=True)
+class SquaredError:
+    """The loss of plugins whose labels are no classes: mean squared difference of logits and mixed labels."""
+
+    role = "loss"
+
+    @hookimpl
+    def compute_loss(self, logits: Tensor, targets: Targets, task: Task) -> Tensor:
+        """Mean over rows and classes."""
+        return (logits - targets.dense(task.num_classes)).square().mean()
 
 
 class TinyConvNet(nn.Module):

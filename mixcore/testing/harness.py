@@ -1,9 +1,13 @@
-"""One mixer on its own, in the training step of a tiny network, for the checks to poke at."""
+"""One plugin on its own, in the training step of a tiny network, for the checks to poke at.
+
+A mixer is checked with the mix's own label weights and cross-entropy; a plugin of another role in its place beside
+them, with a mixer that pastes columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import torch
@@ -11,10 +15,14 @@ from torch import Tensor, nn
 
 from mixcore.api import Mix, Step, Targets, Task
 from mixcore.config.structure import structure
-from mixcore.discovery.manager import Plugins, build_method_plugins
-from mixcore.errors import ConfigError, MixcoreError
+from mixcore.discovery.catalogue import find, installed
+from mixcore.discovery.declared import LABEL_KINDS
+from mixcore.discovery.load import load
+from mixcore.discovery.manager import Plugins, build_method_plugins, new_manager, register
+from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
+from mixcore.hooks.calls import PluginCalls
 from mixcore.rng import keyed_generator
-from mixcore.testing.fakes import tiny_network
+from mixcore.testing.fakes import Columns, SquaredError, tiny_network
 from mixcore.train.build import build_step
 from mixcore.train.step import TrainingStep
 from mixcore.types import LabelKind
@@ -22,6 +30,8 @@ from mixcore.types import LabelKind
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
 
 EPOCHS, ITERATIONS = 4, 1000
+ROLE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"backbone": {"image_size": (32, 32)}}
+"""What is else than in Subject for plugins of a role: networks are made for square images."""
 
 
 class NotApplicableError(MixcoreError):
@@ -30,7 +40,10 @@ class NotApplicableError(MixcoreError):
 
 @attrs.frozen(kw_only=True)
 class Subject:
-    """A mixer and what its method promises; the defaults are what a pair mix with a mask promises."""
+    """A plugin and what its method promises; the defaults are what a pair mix with a mask promises.
+
+    What a plugin's class declares as `contract` goes before the defaults.
+    """
 
     plugin: str | type
     """Its name in the configuration, or the class."""
@@ -73,25 +86,55 @@ def make_step(
 
 
 class Harness:
-    """Builds the subject's mixer into training steps, and batches to feed them."""
+    """Builds the subject's plugin into training steps, and batches to feed them."""
 
     def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+        self.cls: type = load(find(subject.plugin, installed())) if isinstance(subject.plugin, str) else subject.plugin
+        self.role: str = getattr(self.cls, "role", None) or "extra"
+        self.plugin: Any = _instance(self.cls, subject.options, self.role)
+        self.subject = _as_declared(subject, self.plugin, ROLE_DEFAULTS.get(self.role, {}))
         self.device = torch.device(subject.device)
-        self.plugin: Any = self.plugins().mixers[0].plugin
+        accepted = getattr(self.plugin, "accepts", LABEL_KINDS)
+        self.kinds: tuple[LabelKind, ...] = tuple(kind for kind in get_args(LabelKind) if kind in accepted)
+        """Kinds of labels that the plugin accepts; batches have the first."""
 
     def has_option(self, *names: str) -> bool:
         """Whether the plugin has all these options."""
         return set(names) <= {field.name for field in attrs.fields(type(self.plugin))}
 
-    def plugins(self, options: Mapping[str, Any] | None = None, group_size: int | None = None) -> Plugins:
-        """The mixer with the subject's options and these, the mix's own label weights, and cross-entropy."""
+    def plugins(
+        self, options: Mapping[str, Any] | None = None, group_size: int | None = None, mix: object = None
+    ) -> Plugins:
+        """A run's plugins with this one, with the subject's options and these, in its place among plain ones.
+
+        `mix` are other mixers for a plugin that is none.
+        """
         table = {**self.subject.options, **(options or {})}
-        mix: object = {"name": self.subject.plugin, **table}
+        own: object = {"name": self.subject.plugin, **table}
         if not isinstance(self.subject.plugin, str):
-            mix = _instance(self.subject.plugin, table)
-        plugins = build_method_plugins(mix=mix, labels="weights", loss="soft_cross_entropy")
-        return attrs.evolve(plugins, group_sizes=(group_size,))
+            own = _instance(self.cls, table, self.role)
+        tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": "soft_cross_entropy"}
+        if self.role in ("mix", "labels", "loss", "extra"):
+            tables[self.role] = own
+        if self.kinds[0] not in ("class", "soft") and self.role != "loss":
+            tables["loss"] = SquaredError()
+        if mix is not None:
+            tables["mix"] = mix
+        plugins = build_method_plugins(**tables)
+        return attrs.evolve(plugins, group_sizes=(group_size,) * len(plugins.mixers))
+
+    def rebuilt(self, options: Mapping[str, Any]) -> Any:
+        """A new instance of the plugin with these options."""
+        return _instance(self.cls, options, self.role)
+
+    def owner(self, plugins: Plugins) -> PluginCalls:
+        """The calls into the plugin that is checked; in a manager of its own where a training step has no such role."""
+        owners = {"mix": plugins.mixers, "labels": (plugins.labels,), "loss": (plugins.loss,), "extra": plugins.extras}
+        if self.role in owners:
+            return owners[self.role][0]
+        manager, plugin = new_manager(), self.rebuilt(self.subject.options)
+        register(manager, plugin, self.role, self.cls.__name__)
+        return PluginCalls(manager, plugin, self.role, self.cls.__name__)
 
     def step(
         self,
@@ -103,28 +146,15 @@ class Harness:
         owns_batch: bool = False,
         channels: int = 3,
         image_size: tuple[int, int] | None = None,
-        kind: LabelKind = "class",
+        kind: LabelKind | None = None,
+        mix: object = None,
     ) -> TrainingStep:
         """A new training step; everything in it follows from these arguments."""
-        size = image_size or self.subject.image_size
-        plugins = self.plugins(options, group_size)
-        needs: Collection[str] = getattr(plugins.mixers[0].plugin, "needs", ())
-        classes = self.subject.num_classes
-        if self.subject.network is None:
-            model = tiny_network(needs, classes, size, channels)
-        else:
-            model = self.subject.network(classes, size, channels)
-        task = Task(
-            num_classes=classes,
-            in_channels=channels,
-            image_size=size,
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
-            label_kind=kind,
-        )
+        plugins = self.plugins(options, group_size, mix)
+        task = self.task(channels, image_size, kind)
         return build_step(
             plugins,
-            model,
+            self._network(plugins, task),
             task,
             device=self.device,
             seed=seed,
@@ -135,6 +165,29 @@ class Harness:
             owns_batch=owns_batch,
         )
 
+    def task(self, channels: int = 3, image_size: tuple[int, int] | None = None, kind: LabelKind | None = None) -> Task:
+        """What the batches are; labels of the first kind that the plugin accepts, unless told."""
+        return Task(
+            num_classes=self.subject.num_classes,
+            in_channels=channels,
+            image_size=image_size or self.subject.image_size,
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            label_kind=kind or self.kinds[0],
+        )
+
+    def _network(self, plugins: Plugins, task: Task) -> nn.Module:
+        """The trained network; its weights are the same at every call."""
+        classes, size, channels = task.num_classes, task.image_size, task.in_channels
+        if self.role == "backbone":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return self.owner(plugins).build_backbone(task=task)
+        if self.subject.network is not None:
+            return self.subject.network(classes, size, channels)
+        needs: Collection[str] = getattr(self.owner(plugins).plugin, "needs", ())
+        return tiny_network(needs, classes, size, channels)
+
     def batch(
         self,
         count: int = 6,
@@ -142,11 +195,12 @@ class Harness:
         dtype: torch.dtype = torch.float32,
         channels: int = 3,
         image_size: tuple[int, int] | None = None,
-        kind: LabelKind = "class",
+        kind: LabelKind | None = None,
         seed: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Images [N,C,H,W], no two pixels alike, and labels of that kind, on the device; the same for the same seed."""
         rng = keyed_generator("batch", seed, count)
+        kind = kind or self.kinds[0]
         images = torch.randn(count, channels, *(image_size or self.subject.image_size), generator=rng)
         labels = torch.randint(self.subject.num_classes, (count,), generator=rng)
         if kind != "class":
@@ -162,7 +216,8 @@ class Harness:
     ) -> tuple[Mix, Targets]:
         """The mix and the mix's own targets; networks run in the dtype of the images."""
         if step is None:
-            kind: LabelKind = "soft" if labels.is_floating_point() else "class"
+            soft: LabelKind = "soft" if self.kinds[0] == "class" else self.kinds[0]
+            kind: LabelKind = soft if labels.is_floating_point() else "class"
             height, width = images.shape[-2:]
             step = self.step(channels=images.shape[1], image_size=(height, width), kind=kind)
         half = images.dtype in (torch.bfloat16, torch.float16)
@@ -170,11 +225,24 @@ class Harness:
             return step.mix_batch(images, labels, mixer=0, epoch=0, iteration=iteration)
 
 
-def _instance(cls: type, options: Mapping[str, Any]) -> Any:
-    plugin, faults = structure(cls, options, ("mix",), cls.__name__)
+def _instance(cls: type, options: Mapping[str, Any], role: str) -> Any:
+    plugin, faults = structure(cls, options, (role,), cls.__name__)
     if plugin is None:
         raise ConfigError("\n".join(fault.message for fault in faults))
     return plugin
+
+
+def _as_declared(subject: Subject, plugin: Any, defaults: Mapping[str, Any]) -> Subject:
+    """The subject with what the plugin's class declares as `contract`, where it does not itself say otherwise."""
+    known = attrs.fields_dict(Subject)
+    plain, told = Subject(plugin=subject.plugin), {}
+    for name, value in {**defaults, **getattr(plugin, "contract", {})}.items():
+        if name in ("plugin", "options", "device") or name not in known:
+            allowed = ", ".join(sorted(set(known) - {"plugin", "options", "device"}))
+            raise BrokenPluginError(f"{type(plugin).__name__}: contract has {name!r}, known are {allowed}")
+        if getattr(subject, name) == getattr(plain, name):
+            told[name] = value
+    return attrs.evolve(subject, **told)
 
 
 def _float_labels(kind: LabelKind, labels: Tensor, classes: int, rng: torch.Generator) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mixcore.cli import plugins as plugins_module
 from mixcore.cli.main import main
+from mixcore.cli.table import print_table
 from mixcore.discovery import catalogue
 
 SHAPE = '''
@@ -137,5 +137,5 @@ def test_markup_in_a_cell_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    plugins_module._print_table(("help",), [("in [0, 1] or [mix]",)])
+    print_table(("help",), [("in [0, 1] or [mix]",)])
     assert "in [0, 1] or [mix]" in capsys.readouterr().out

@@ -1,0 +1,176 @@
+"""`mixcore check`: is a plugin what mixcore promises its users? Every check, run in a process of the plugin's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mixcore.discovery.catalogue import Entry
+
+__all__ = ["command"]
+
+LIMIT = 900
+"""Seconds that all checks of one plugin may take, by default."""
+LABELS = {"mix": "mixer", "labels": "label policy", "extra": "extra", "backbone": "backbone", "data": "data set"}
+
+
+@click.command("check", short_help="Check that plugins keep the contract.")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Give the plugin an option, as in TOML.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to check.")
+@click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="Seconds for one plugin.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+@click.pass_context
+def command(
+    ctx: click.Context, names: tuple[str, ...], overrides: tuple[str, ...], device: str, limit: int, as_json: bool
+) -> None:
+    """Hold the plugins NAME... to the contract of their role, each in a process of its own.
+
+    Mixers are held to every check of mixcore.testing. A label policy, a loss or an extra takes training steps of a tiny
+    network with a plain mixer, a backbone trains for two steps, a data set gives batches; each is loaded, rebuilt from
+    its options, and what trains is saved and resumed.
+
+    Exit code 1 where a check failed, 2 where a name is not installed.
+    """
+    from mixcore.discovery.catalogue import find, installed
+
+    if overrides and len(names) > 1:
+        raise click.UsageError("--set goes to one plugin; check them one at a time")
+    options, claims = _options(overrides), installed()
+    entries = [find(name, claims) for name in names]
+    reports = []
+    for entry in entries:
+        report = _check(entry, options, device, limit)
+        reports.append(report)
+        if not as_json:
+            _print(report)
+    if as_json:
+        click.echo(json.dumps({"plugins": reports}, indent=2))
+    if not all(report["ok"] for report in reports):
+        ctx.exit(1)
+
+
+def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
+    from mixcore.config.faults import Fault, raise_faults
+    from mixcore.config.layers import overrides_layer
+
+    faults: list[Fault] = []
+    tree = overrides_layer(overrides, faults).tree
+    if faults:
+        raise_faults(faults, "the options")
+    return tree
+
+
+def _check(entry: Entry, options: Mapping[str, Any], device: str, limit: float) -> dict[str, Any]:
+    """The report of one plugin: a row per check, whatever becomes of the process.
+
+    A check that ends the process is a failed row, and a new process goes on with the checks that are left.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    end = time.monotonic() + limit
+    task: dict[str, Any] = {"name": entry.name, "options": options, "device": device, "checks": None}
+    while True:
+        results, fate = _run(task, end - time.monotonic(), limit)
+        for result in results:
+            rows[result["check"]] = {**rows.get(result["check"], {}), **result}
+        plan: dict[str, str] = rows.get("loads", {}).get("plan", {})
+        broken = next((name for name, row in rows.items() if row["state"] == "started"), None)
+        if broken is not None:
+            rows[broken] |= {"state": "failed", "detail": fate}
+        left = [name for name in plan if name not in rows]
+        if not left or broken in (None, "loads") or time.monotonic() > end:
+            break
+        task["checks"] = left
+    checks = [_row("loads", "Is found, imported, and built with its options.", rows.get("loads"), fate)]
+    checks += [_row(name, says, rows.get(name), fate) for name, says in plan.items()]
+    return {
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "role": rows.get("loads", {}).get("role"),
+        "device": device,
+        "ok": all(check["state"] in ("passed", "skipped") for check in checks),
+        "checks": checks,
+    }
+
+
+def _row(name: str, says: str, found: Mapping[str, Any] | None, fate: str) -> dict[str, Any]:
+    found = {"state": "not run", "detail": fate} if found is None else found
+    row = {"check": name, "state": found["state"], "says": says, "detail": found.get("detail", "")}
+    return {**row, "seconds": round(found.get("seconds", 0.0), 2)}
+
+
+def _run(task: Mapping[str, Any], seconds: float, limit: float) -> tuple[list[dict[str, Any]], str]:
+    """What a process of its own wrote about the checks, and how it ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        results, errors = Path(folder, "results"), Path(folder, "errors")
+        told = json.dumps({**task, "results": str(results)})
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        results.touch()
+        with errors.open("w") as log:
+            # a session of its own, so that the processes that a check starts end with it
+            child = subprocess.Popen(
+                [sys.executable, "-m", "mixcore.testing.conform", told],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                with _waiting(task["name"]):
+                    fate = _fate(child.wait(max(seconds, 0.1)))
+            except subprocess.TimeoutExpired:
+                fate = f"not done when the {limit:.0f} s for this plugin were over (--limit)"
+            finally:
+                _end(child)
+        said = errors.read_text(errors="replace").strip().splitlines()
+        if child.returncode and "not done" not in fate and said:
+            fate = f"{fate}: {said[-1]}"
+        return [json.loads(line) for line in results.read_text().splitlines() if line.endswith("}")], fate
+
+
+def _waiting(name: str) -> AbstractContextManager[object]:
+    """A spinner on a terminal."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(f"checking {name}")
+
+
+def _fate(status: int) -> str:
+    if status < 0:
+        return f"the process was ended by {signal.Signals(-status).name}"
+    return f"the process ended with status {status}"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End what is left of the child's session."""
+    with suppress(ProcessLookupError, PermissionError):  # all of it has ended
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    from mixcore.cli.table import print_table
+
+    role = LABELS.get(report["role"], report["role"]) or "role unknown"
+    title = f"{report['name']} ({report['distribution']} {report['version']}), {role}, on {report['device']}"
+    rows = [(check["check"], check["state"], check["detail"] or check["says"]) for check in report["checks"]]
+    print_table(("check", "result", "what"), rows, title=title)
+    states = Counter(check["state"] for check in report["checks"])
+    click.echo(", ".join(f"{count} {state}" for state, count in states.items()) + "\n")

@@ -1,0 +1,89 @@
+"""Runs the checks of one plugin in this process and writes each result as it comes.
+
+`python -m mixcore.testing.conform TASK`: TASK is JSON with `name`, `options`, `device`, `checks` (those to run; null
+for all) and `results`, the file that gets one JSON object per line. `mixcore check` starts this, so that whatever a
+plugin does to its process, the results until then are on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+
+import mixcore
+from mixcore.errors import MixcoreError
+from mixcore.testing.checks import checks_of
+from mixcore.testing.harness import Harness, NotApplicableError, Subject
+
+__all__ = ["run_checks"]
+
+OTHERS = tuple(str(Path(module.__file__ or "").parent) for module in (mixcore, pluggy, torch))
+"""Folders whose lines of a traceback say nothing about the plugin."""
+
+Write = Callable[[Mapping[str, Any]], None]
+
+
+def run_checks(task: Mapping[str, Any], write: Write) -> None:
+    """Load the plugin, then every check; `write` gets {"check", "state", ...} at each one's start and end.
+
+    The states: started, passed, failed, skipped. That of "loads" carries `role` and the `plan`: name -> what it says.
+    """
+    write({"check": "loads", "state": "started"})
+    begun = time.perf_counter()
+    try:
+        subject = Subject(plugin=task["name"], options=task["options"], device=task["device"])
+        harness = Harness(subject)
+        checks = checks_of(harness.role)
+        harness.plugins()
+    except Exception as error:
+        write({"check": "loads", "state": "failed", "detail": _detail(error), "seconds": time.perf_counter() - begun})
+        return
+    plan = {name: (check.__doc__ or name).strip().partition("\n")[0] for name, check in checks.items()}
+    seconds = time.perf_counter() - begun
+    write({"check": "loads", "state": "passed", "role": harness.role, "plan": plan, "seconds": seconds})
+    for name, check in checks.items():
+        if task["checks"] is not None and name not in task["checks"]:
+            continue
+        write({"check": name, "state": "started"})
+        begun, state, detail = time.perf_counter(), "passed", ""
+        try:
+            check(Harness(subject))
+        except NotApplicableError as reason:
+            state, detail = "skipped", str(reason)
+        except Exception as error:  # whatever a stranger's plugin raises is a finding
+            state, detail = "failed", _detail(error)
+        write({"check": name, "state": state, "detail": detail, "seconds": time.perf_counter() - begun})
+
+
+def _detail(error: Exception) -> str:
+    """What a check says, or the error of the plugin with its place."""
+    if isinstance(error, AssertionError | MixcoreError):
+        return str(error) or "an assertion of the plugin failed"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(OTHERS)]
+    place = f" ({own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own else ""
+    return "; ".join([f"{type(error).__name__}: {error}{place}", *getattr(error, "__notes__", ())])
+
+
+def main() -> None:
+    """Run the checks of the task on the command line."""
+    task = json.loads(sys.argv[1])
+    with Path(task["results"]).open("a", encoding="utf-8") as results:
+
+        def write(result: Mapping[str, Any]) -> None:
+            results.write(json.dumps(result) + "\n")
+            results.flush()
+
+        run_checks(task, write)
+
+
+if __name__ == "__main__":
+    main()
