@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mixcore_plugin_decouplemix import (
@@ -13,7 +15,7 @@ from mixcore_plugin_decouplemix import (
 
 from mixcore.api import ConfigError, MixcoreError, Targets
 from mixcore.mixers import create_step
-from mixcore.testing import Tripwire, tiny_network
+from mixcore.testing import Tripwire, code_blocks, tiny_network
 
 
 def pair(labels, partner_labels, lam):
@@ -288,3 +290,11 @@ def test_a_single_class_is_refused():
 def test_options_out_of_range_are_refused(plugin, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         plugin(**options)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["loss"].isfinite()
+    assert names["model"].get_classifier().weight.grad.abs().sum() > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -10,11 +12,18 @@ from torch import nn
 
 from mixcore.api import ConfigError
 from mixcore.mixers import create_mixer, create_step
-from mixcore.testing import MixerContract, TinyConvNet, Tripwire, make_step, tiny_vit
+from mixcore.testing import MixerContract, TinyConvNet, Tripwire, code_blocks, make_step, tiny_vit
 
 
 class TestContract(MixerContract):
     plugin = "manifoldmix"
+
+
+@pytest.mark.gpu
+class TestContractOnCuda(MixerContract):
+    plugin = "manifoldmix"
+    device = "cuda"
+    left_out = ("two_processes",)
 
 
 class TestContractInside(MixerContract):
@@ -309,3 +318,11 @@ def test_a_backbone_without_stages_is_refused_unless_only_the_input_is_mixed():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ManifoldMix(**options)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["loss"].isfinite()
+    assert names["model"].get_classifier().weight.grad.abs().sum() > 0

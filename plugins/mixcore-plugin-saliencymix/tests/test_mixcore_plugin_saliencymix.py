@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from mixcore_plugin_saliencymix import SaliencyMix, boxes_at, onoff8, peaks, saliencymix
@@ -9,11 +11,18 @@ from mixcore_plugin_saliencymix.onoff import bytes_of
 
 from mixcore.api import ConfigError, OptionValueError, fine_grained
 from mixcore.mixers import create_mixer, create_step
-from mixcore.testing import MixerContract, TinyConvNet, tiny_vit
+from mixcore.testing import MixerContract, TinyConvNet, code_blocks, tiny_vit
 
 
 class TestContract(MixerContract):
     plugin = "saliencymix"
+
+
+@pytest.mark.gpu
+class TestContractOnCuda(MixerContract):
+    plugin = "saliencymix"
+    device = "cuda"
+    left_out = ("two_processes",)
 
 
 class TestContractOneBox(MixerContract):
@@ -259,3 +268,11 @@ def test_a_saliency_that_the_backbone_lacks_names_others_that_work():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SaliencyMix(**options)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["targets"].shape == (8, 100)
+    torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import attrs
 import pytest
@@ -12,7 +13,7 @@ from mixcore_plugin_transmix import TransMix, attended_weights, masks_on_grid
 
 from mixcore.api import Attention, ConfigError, ForwardOutput, Mix, hookimpl
 from mixcore.mixers import create_step
-from mixcore.testing import TinyConvNet, Tripwire, tiny_vit
+from mixcore.testing import TinyConvNet, Tripwire, code_blocks, tiny_vit
 
 
 def shared_box(count, height, width, box):
@@ -328,3 +329,11 @@ def test_nan_attention_does_not_hide():
     """A diverged network shows in the loss; it is not papered over by weights that look right."""
     weights = weights_of(pair_with(shared_box(1, 8, 8, (0, 4, 0, 4))), torch.full((1, 2, 2), math.nan))
     assert weights.isnan().all()
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["loss"].isfinite()
+    assert names["model"].get_classifier().weight.grad.abs().sum() > 0

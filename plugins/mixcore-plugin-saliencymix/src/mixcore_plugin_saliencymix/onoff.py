@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import OptionValueError, grey, send
+from mixcore.api import OptionValueError, send
 
 __all__ = ["bytes_of", "onoff8"]
 
@@ -43,13 +43,21 @@ def onoff8(pixels: Tensor) -> Tensor:
     the grey image smoothed twice. Each is summed over n and scaled to 255; their sum is scaled by 255 over the larger
     of the two largest values, rounded down, and wraps at 256, as the bytes of the original do.
     """
-    level = _rounded(grey(pixels))
+    level = _grey_bytes(pixels)
     for _ in range(2):
         level = _smoothed(level)
     on, off = _contrasts(level)
     on, off = (_scaled(one) for one in (on, off))
     largest = torch.maximum(on.amax((1, 2), keepdim=True), off.amax((1, 2), keepdim=True))
     return ((on + off) * 255 / largest.clamp(min=1)).floor() % 256 / 255
+
+
+def _grey_bytes(pixels: Tensor) -> Tensor:
+    """0.299 R + 0.587 G + 0.114 B in whole numbers of 1/32768, as the original; else the rounded channel mean."""
+    if pixels.shape[1] != 3:
+        return _rounded(pixels.mean(1))
+    red, green, blue = pixels.long().unbind(1)
+    return ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).float()
 
 
 def _rounded(level: Tensor) -> Tensor:

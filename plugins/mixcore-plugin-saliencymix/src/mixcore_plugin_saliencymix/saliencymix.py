@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -72,7 +71,7 @@ def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) ->
     return Mix.pair(mixed, partner, boxes_lam(boxes, height, width), masks)
 
 
-def _positive(_: object, attribute: attrs.Attribute[Sequence[float] | None], value: Sequence[float] | None) -> None:
+def _positive(_: object, attribute: attrs.Attribute[Any], value: tuple[float, ...] | None) -> None:
     if value is not None and not all(one > 0 for one in value):
         raise ValueError(f"{attribute.name!r} must be above 0 in every channel, found {list(value)}")
 

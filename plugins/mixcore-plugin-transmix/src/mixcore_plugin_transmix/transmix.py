@@ -70,7 +70,7 @@ class TransMix:
 
     @hookimpl
     def mix_labels(self, mix: Mix, labels: Tensor, output: ForwardOutput) -> Targets:
-        """The mix's sources with attended weights; its own where it has no masks, or one that is the same everywhere."""
+        """The mix's sources with attended weights; its own where it has no masks, or constant ones."""
         if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
             return mix.targets(labels)
         with torch.no_grad():
