@@ -1,0 +1,38 @@
+"""`mixcore new`: a plugin to begin with, which already works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("new", short_help="Make a new plugin: a distribution to fill in.")
+@click.argument("name")
+@click.option(
+    "--dir",
+    "parent",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Where the new folder goes; by default here.",
+)
+def command(name: str, parent: Path) -> None:
+    """Make mixcore-plugin-NAME, a distribution with a mixer that works.
+
+    NAME is the plugin's name in TOML: lower-case letters, digits and underscores. The folder holds a mixer, its tests,
+    a README and a configuration that trains it; nothing that exists is changed.
+    """
+    from mixcore.scaffold.render import render
+
+    folder = render(name, parent)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        click.echo(path)
+    click.echo(
+        f"\nnext:\n  cd {folder}\n"
+        '  pip install -e ".[test]"\n'
+        f"  mixcore check {name}\n"
+        "  pytest\n"
+        "  mixcore run quickstart.toml"
+    )

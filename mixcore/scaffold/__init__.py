@@ -1,0 +1,3 @@
+"""The template of a plugin distribution, and what renders it for `mixcore new`."""
+
+from __future__ import annotations
