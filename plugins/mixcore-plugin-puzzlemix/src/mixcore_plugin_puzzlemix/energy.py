@@ -7,6 +7,7 @@ long runs of memory, and one operation serves the whole batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -74,25 +75,23 @@ def boundaries(
     common = math.gcd(*sides)
     cell = max(q for q in range(1, min(common, neighbourhood) + 1) if common % q == 0)
     scale = send(torch.tensor([one / images.shape[1] for one in std], dtype=torch.float32), images.device)
-    across = [_across(images.transpose(-2, -1) if turned else images, blocks, cell) for turned in (False, True)]
-    down, right = (_differences(upper, lower, partner, scale) for upper, lower in across)
-    return down, Boundaries(
-        **{name: value.transpose(0, 1) for name, value in attrs.asdict(right, recurse=False).items()}
+    down, right = (
+        _differences(*_beside_cuts(images.float(), axis, blocks, cell), partner, scale / cell**2) for axis in (2, 3)
     )
+    return down, right
 
 
-def _across(images: Tensor, blocks: int, cell: int) -> tuple[Tensor, Tensor]:
-    """Cell means along the last rows of all blocks but the lowest, and along the first rows of all but the highest.
-
-    Both [N, C, n-1, n, cells].
-    """
-    height, width = images.shape[-2:]
-    strips = images.unflatten(2, (blocks, height // blocks))
-    rows = strips[:, :, :-1, -cell:], strips[:, :, 1:, :cell]
-    sums = (sum(part.unbind(3)[1:], part.select(3, 0).float()) for part in rows)
-    cells = (part.unflatten(3, (width // cell, cell)).sum(4) / cell**2 for part in sums)
-    upper, lower = (part.unflatten(3, (blocks, -1)) for part in cells)
-    return upper, lower
+def _beside_cuts(images: Tensor, axis: int, blocks: int, cell: int) -> tuple[Tensor, Tensor]:
+    """Sums over the cells before and behind each cut across `axis` (2 or 3): both [N,C,n-1,n,k] or [N,C,n,n-1,k]."""
+    along, side = 5 - axis, images.shape[axis] // blocks
+    near = images.narrow(axis, side - cell, images.shape[axis] - 2 * (side - cell)).unfold(axis, 2 * cell, side)
+    sums = []
+    for strip in (near[..., :cell], near[..., cell:]):
+        # slice by slice: sums over so short axes are several times slower
+        line = functools.reduce(torch.add, strip.unbind(4)).unflatten(along, (-1, cell))
+        cells = functools.reduce(torch.add, line.unbind(along + 1)).unflatten(along, (blocks, -1))
+        sums.append(cells.movedim(along + 1, 4))
+    return sums[0], sums[1]
 
 
 def _differences(upper: Tensor, lower: Tensor, partner: Tensor, scale: Tensor) -> Boundaries:
@@ -107,7 +106,7 @@ def _differences(upper: Tensor, lower: Tensor, partner: Tensor, scale: Tensor) -
 
 
 def _difference(upper: Tensor, lower: Tensor, scale: Tensor) -> Tensor:
-    """[n-1,n,N]: absolute differences [N,C,n-1,n,cells], mean over the cells, weighted sum over the channels."""
+    """[..,..,N]: absolute differences of cells [N,C,..,..,k], mean over the cells, weighted sum over the channels."""
     return torch.einsum("ncrsk,c->rsn", (upper - lower).abs_(), scale / upper.shape[-1])
 
 

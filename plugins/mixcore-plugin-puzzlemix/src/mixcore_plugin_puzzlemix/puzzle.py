@@ -53,9 +53,7 @@ def puzzle_masks(
 
 
 @torch.no_grad()
-def assemble(
-    images: Tensor, rows: Tensor, masks: Tensor, shares: Tensor | None = None, price: float = 0.8
-) -> Tensor:
+def assemble(images: Tensor, rows: Tensor, masks: Tensor, shares: Tensor | None = None, price: float = 0.8) -> Tensor:
     """Steps 7 and 8: images[rows[:, 0]] where the mask is 1, images[rows[:, 1]] where it is 0; a new tensor [N,C,H,W].
 
     `rows` int64 [N,2], `masks` [N,1,n,n]. With `shares` [2,N,t,t], the saliency of the first and of the second images
