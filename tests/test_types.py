@@ -75,6 +75,9 @@ def test_attention_sums_agree_with_the_whole_matrix() -> None:
     matrix = (0.5 * queries @ keys.transpose(-2, -1)).softmax(-1).mean(1)
     torch.testing.assert_close(attention.row(), matrix[:, 0, 1:])
     torch.testing.assert_close(attention.received(), matrix[:, 1:, 1:].mean(1))
+    assert torch.equal(attention.on_patches(), attention.row())
+    registers = Attention(queries, keys, 0.5, 1, class_token=False)
+    assert torch.equal(registers.on_patches(), registers.received())
     weights = torch.rand(2, 5, generator=generator)
     torch.testing.assert_close(attention.apply(weights), (matrix @ weights[..., None])[..., 0])
     with pytest.raises(MixcoreError, match=r"received\(\)"):

@@ -115,7 +115,9 @@ def heads(count, tokens):
 
 
 def output_with(attention):
-    return ForwardOutput(logits=torch.zeros(2, 3), features=torch.zeros(2), attention=(attention,))
+    """Of a network of two blocks, the first of which looks elsewhere."""
+    other = Attention(attention.keys, attention.queries * 3, attention.scale, attention.prefix, attention.class_token)
+    return ForwardOutput(logits=torch.zeros(2, 3), features=torch.zeros(2), attention=(other, attention))
 
 
 @pytest.mark.parametrize(("prefix", "class_token"), [(1, True), (2, True), (3, False), (0, False)])
