@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -102,6 +103,12 @@ def _unchanged(fetched: Any) -> Any:
     return fetched
 
 
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """Schedulers and terminals signal workers too; the run still needs them to reach its next checkpoint."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _Keys:
     """The batch sampler of a DataLoader whose worker processes outlive an epoch: `batches` is set before each."""
 
@@ -138,6 +145,7 @@ class _Fetcher:
             num_workers=workers,
             persistent_workers=persistent,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=self.device.type == "cuda",
             # Without one of its own the DataLoader draws its workers' base seed from the global generator.
             generator=keyed_generator("workers"),

@@ -62,8 +62,7 @@ class Loop:
         self.progress.start_epoch(epoch, state.iterations_per_epoch, start)
         began = time.monotonic()
         for images, labels in self.loader.epoch(epoch, start):
-            report = self.iterate(epoch, images, labels)
-            watch(report)
+            watch(self.iterate(epoch, images, labels))  # kept no longer: it holds a batch of images
             watch = _ignore
             if self._must_leave(began):
                 return self._stop

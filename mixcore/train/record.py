@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,8 @@ def summarise(
 ) -> dict[str, Any]:
     """summary.json from the `records` of all epochs; `images` were trained on per epoch, over all processes."""
     main, higher = headline(task)
-    values = [record[f"val/{main}"] for record in records]
+    read = [record[f"val/{main}"] for record in records]
+    values = [math.nan if value is None else value for value in read]  # JSON has no NaN
     result = protocol_result(config.protocol, values, higher_is_better=higher, allow_partial=True)
     best = (max if higher else min)(values)
     seconds = {name: round(value, 3) for name, value in state.seconds.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import torch
@@ -98,6 +98,10 @@ class Totals:
 
 def _fetch(values: Sequence[Tensor | float]) -> list[float]:
     """All values as numbers, those on the device with one transfer."""
-    tensors = [value.detach().float().reshape(()) for value in values if isinstance(value, Tensor)]
-    numbers = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [next(numbers) if isinstance(value, Tensor) else float(value) for value in values]
+    remote = [value.detach().float().reshape(()) for value in values if _is_remote(value)]
+    numbers = iter(torch.stack(remote).tolist() if remote else ())
+    return [next(numbers) if _is_remote(value) else float(value) for value in values]
+
+
+def _is_remote(value: Tensor | float) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.device.type != "cpu"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 
 import pytest
+import torch
 
+from mixcore.data.loader import build_train_loader
 from mixcore.errors import InterruptedRunError, PreemptedError
 from mixcore.train.signals import StopSignals, stop_error
+from mixcore.types import Data, Task
 
 
 def send(*numbers: signal.Signals) -> None:
@@ -51,6 +55,35 @@ def test_a_second_signal_waits_only_when_a_launcher_repeats_itself(
                 send(numbers[1])
         else:
             send(numbers[1])
+
+
+class Numbers(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((1, 2, 2), index, dtype=torch.uint8), index % 2
+
+
+def test_data_workers_outlive_a_signal_to_the_whole_group() -> None:
+    task = Task(num_classes=2, in_channels=1, image_size=(2, 2), mean=(0.0,), std=(1.0,))
+    loader = build_train_loader(
+        Data(train=Numbers(), validation=Numbers(), task=task),
+        batch_size=2,
+        workers=1,
+        drop_last=True,
+        seed=0,
+        rank=0,
+        world=1,
+        device=torch.device("cpu"),
+        channels_last=False,
+    )
+    batches = loader.epoch(0)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(worker.pid or 0, number)
+    assert len(list(batches)) == 5
 
 
 def test_handlers_are_given_back() -> None:
