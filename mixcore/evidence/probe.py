@@ -142,11 +142,12 @@ class Probe:
         """The run's loss, a scalar, for `logits` [M,K]."""
         return self._criterion(logits.float(), targets)
 
-    def settle(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    def settle(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
         """A scalar of the same value; the gradient with respect to `parameters` is taken now and the graph freed.
 
         The one backward delivers it (under DistributedDataParallel, loss scaling and accumulation); times 0 it delivers
-        zeros, even where the gradient was NaN.
+        zeros, even where the gradient was NaN. Any tensors that require a gradient may stand for `parameters`: with a
+        mask there, the graph behind the mask is kept, and the network that judged it is freed.
         """
         return settle(loss, parameters, self._network.gradient_scale(loss.device))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 __all__ = ["gradient_scale", "settle", "settled"]
@@ -21,12 +21,13 @@ def gradient_scale(device: torch.device) -> float:
     return HALF_SCALE if half else 1.0
 
 
-def settle(loss: Tensor, parameters: Iterable[nn.Parameter], scale: float = 1.0) -> Tensor:
+def settle(loss: Tensor, parameters: Iterable[Tensor], scale: float = 1.0) -> Tensor:
     """A scalar of the same value whose gradient with respect to `parameters` is taken now, and its graph freed.
 
     The one backward delivers it, times what arrives from above: loss scaling, accumulation and DistributedDataParallel
     see an ordinary loss. Times 0 it delivers zeros, even where it was NaN or infinite. `scale` multiplies the loss
-    while the gradient is taken, and is divided out.
+    while the gradient is taken, and is divided out. Any tensors that require a gradient may stand for parameters: what
+    they were computed from keeps its graph.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     gradients = torch.autograd.grad(loss * scale if scale != 1.0 else loss, wanted, allow_unused=True)
