@@ -34,13 +34,14 @@ from mixcore_plugin_automix.masks import MASK_LOSSES, MaskLoss, Upsample, adjust
 from mixcore_plugin_automix.partners import draw_pairing
 from mixcore_plugin_automix.schedules import MASK_SCHEDULES, MaskSchedule, ema_momentum, mask_weight
 
-__all__ = ["LearnedMix"]
+__all__ = ["LearnedMix", "upsample_fits"]
 
 BINARY = 0.1
 """Pixels whose mask is this near to 0 or 1 are logged as decided."""
 
 
-def _modes_fit(_: object, attribute: attrs.Attribute[Any], value: tuple[Upsample, ...] | None) -> None:
+def upsample_fits(_: object, attribute: attrs.Attribute[Any], value: tuple[Upsample, ...] | None) -> None:
+    """Validator of options that list ways of enlarging a mask."""
     if value is not None and not (value and set(value) <= {"nearest", "bilinear"}):
         raise ValueError(f'{attribute.name!r} must list "nearest", "bilinear" or both, found {list(value)}')
 
@@ -74,9 +75,9 @@ class LearnedMix:
     """Normalise that map over its channels first, without learnt weights (published for Swin)."""
     reduction: int = attrs.field(default=2, validator=ge(1))
     """Channels of the map over channels of the attention inside the block."""
-    upsample: tuple[Upsample, ...] = attrs.field(default=("nearest",), validator=_modes_fit)
+    upsample: tuple[Upsample, ...] = attrs.field(default=("nearest",), validator=upsample_fits)
     """How masks are enlarged: "nearest", "bilinear"; of several, one is drawn at each call of the block."""
-    upsample_learning: tuple[Upsample, ...] | None = attrs.field(default=None, validator=_modes_fit)
+    upsample_learning: tuple[Upsample, ...] | None = attrs.field(default=None, validator=upsample_fits)
     """The same for the masks that the block learns by alone; absent: as `upsample`."""
     mask_loss: MaskLoss = attrs.field(default="l1", validator=in_(MASK_LOSSES))
     """What is asked of masks: "l1", "l1_variance", "l2_variance" or "sparsity"."""
