@@ -24,6 +24,8 @@ __all__ = ["command"]
 
 LIMIT = 900
 """Seconds that all checks of one plugin may take, by default."""
+PROCESSES = 4
+"""Processes that one plugin is given: the first, and one after each check that ended one."""
 LABELS = {"mix": "mixer", "labels": "label policy", "extra": "extra", "backbone": "backbone", "data": "data set"}
 
 
@@ -77,12 +79,13 @@ def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
 def _check(entry: Entry, options: Mapping[str, Any], device: str, limit: float) -> dict[str, Any]:
     """The report of one plugin: a row per check, whatever becomes of the process.
 
-    A check that ends the process is a failed row, and a new process goes on with the checks that are left.
+    A check that ends the process is a failed row, and a new process goes on with the checks that are left, for as long
+    as that does not happen again and again.
     """
     rows: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + limit
     task: dict[str, Any] = {"name": entry.name, "options": options, "device": device, "checks": None}
-    while True:
+    for _ in range(PROCESSES):
         results, fate = _run(task, end - time.monotonic(), limit)
         for result in results:
             rows[result["check"]] = {**rows.get(result["check"], {}), **result}

@@ -1,0 +1,112 @@
+"""`mixcore check`: reports, exit codes, and plugins that take their process down."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mixcore.cli.main import main
+
+SOURCE = '''
+import os
+import time
+
+import attrs
+import torch
+
+from mixcore.api import Data, Mix, Resident, Task, hookimpl
+
+
+@attrs.define(eq=False, kw_only=True)
+class Stripes:
+    """Random stripes."""
+
+    role = "data"
+    built = 0
+
+    classes: int = 2
+    """Classes that the labels have."""
+    dies: bool = False
+    """Ends the process when the set is built for the fourth time."""
+    sleeps: bool = False
+    """Takes for ever."""
+
+    @hookimpl
+    def build_data(self):
+        type(self).built += 1
+        if self.dies and type(self).built == 4:
+            os.write(2, b"out of luck\\\\n")
+            os._exit(7)
+        if self.sleeps:
+            time.sleep(600)
+        rng = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (24, 1, 8, 8), generator=rng, dtype=torch.uint8)
+        labels = torch.arange(12) % self.classes
+        task = Task(num_classes=2, in_channels=1, image_size=(8, 8), mean=(0.5,), std=(0.3,))
+        train, validation = Resident(images=images[:12], labels=labels), Resident(images=images[12:], labels=labels)
+        return Data(train=train, validation=validation, task=task)
+'''
+
+
+@pytest.fixture
+def stripes(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        {"stripes": "fake_stripes:Stripes", "broken": "fake_broken:Broken"},
+        {"fake_stripes": SOURCE.replace("\\\\n", "\\n"), "fake_broken": "import not_there"},
+        distribution="fake-check",
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, object]]]:
+    """Exit code, and the rows of the only plugin by the name of the check."""
+    code = main(["check", *arguments, "--json"])
+    (found,) = json.loads(capsys.readouterr().out)["plugins"]
+    assert found["ok"] is (code == 0)
+    return code, {row["check"]: row for row in found["checks"]}
+
+
+def test_a_sound_plugin_and_its_report(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "stripes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "stripes (fake-check 1.0), data set, on cpu"
+    assert lines[1].split() == ["check", "result", "what"]
+    assert {line.split()[1] for line in lines[2:8]} == {"passed"}
+    assert [line.split()[0] for line in lines[2:4]] == ["loads", "options_round_trip"]
+    assert lines[8] == "6 passed"
+
+
+def test_a_check_that_ends_its_process_is_a_row(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows = report(capsys, "stripes", "--set", "dies=true")
+    assert code == 1
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states == {**dict.fromkeys(states, "passed"), "epochs_repeat": "failed"}
+    assert rows["epochs_repeat"]["detail"] == "the process ended with status 7: out of luck"
+
+
+def test_a_check_without_end_is_a_row(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = time.monotonic()
+    code, rows = report(capsys, "stripes", "--set", "sleeps=true", "--limit", "20")
+    assert code == 1
+    assert time.monotonic() - begun < 60
+    states = [row["state"] for row in rows.values()]
+    assert states.count("failed") == 1
+    details = {row["detail"] for row in rows.values() if row["state"] != "passed"}
+    assert details == {"not done when the 20 s for this plugin were over (--limit)"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stripse"], 'did you mean "stripes"?'),
+        (["stripes", "other", "--set", "classes=3"], "--set goes to one plugin"),
+        (["stripes", "--set", "classes"], "expected key.path=value"),
+        ([], "NAME"),
+    ],
+)
+def test_what_is_refused(stripes: None, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert main(["check", *arguments]) == 2
+    assert said in capsys.readouterr().err
