@@ -19,7 +19,11 @@ def block_shares(saliency: Tensor, blocks: int) -> Tensor:
 
     A map coarser than the grid is repeated. Where the sum is 0 or not finite all blocks have the same share.
     """
-    pooled = F.adaptive_avg_pool2d(saliency.float()[:, None], blocks)[:, 0]
+    saliency = saliency.float()
+    if saliency.shape[1] % blocks or saliency.shape[2] % blocks:
+        pooled = F.adaptive_avg_pool2d(saliency[:, None], blocks)[:, 0]
+    else:  # the same but for a factor, in long sums: three times as fast
+        pooled = saliency.unflatten(1, (blocks, -1)).sum(2).unflatten(2, (blocks, -1)).sum(3)
     total = pooled.sum((1, 2), keepdim=True)
     usable = (total > 0) & total.isfinite()
     return torch.where(usable, pooled / total, 1 / blocks**2)
@@ -45,6 +49,8 @@ def combine_blocks(images: Tensor, rows: Tensor, blocks: Tensor, weights: Tensor
     first = (rows[:, :, None] * (planes * height) + top) * side + blocks % side
     down = torch.arange(planes, device=device)[:, None] * height + torch.arange(height // side, device=device)
     shape = (count, planes, side, height // side, side, sources)
+    # a source of weight 0 is read from where the heaviest is: nothing is fetched for it, and no NaN comes from it
+    first = torch.where(weights == 0, first.gather(1, weights.argmax(1, keepdim=True).expand_as(first)), first)
     first = first.view(count, sources, side, side).movedim(1, 3)[:, None, :, None]
     index = first + (down * side).view(1, planes, 1, height // side, 1, 1)
     weights = weights.to(images.dtype).view(count, sources, side, side).movedim(1, 3)[:, None, :, None].expand(shape)

@@ -358,6 +358,15 @@ def test_with_transport_every_place_shows_a_block_of_its_image(grid):
         torch.testing.assert_close(block(mixed[i], r * grid + c), expected)
 
 
+def test_what_is_hidden_leaves_no_trace():
+    images = smooth_pixels(2, 8)
+    images[1, :, :4] = float("nan")
+    masks = torch.tensor([[1.0, 1.0], [0.0, 0.5]]).expand(2, 1, 2, 2)
+    mixed = assemble(images, pairs(SWAP), masks)
+    assert torch.equal(mixed[0, :, :4], images[0, :, :4])
+    assert torch.equal(mixed[0, :, 4:, :4], images[1, :, 4:, :4])
+
+
 def test_own_partner_gives_the_image_back():
     images, own = smooth_pixels(4, 16), torch.arange(4)
     masks = puzzle_masks(images, own, random_shares(4, 8), 0.5, std=(1.0,) * 3)

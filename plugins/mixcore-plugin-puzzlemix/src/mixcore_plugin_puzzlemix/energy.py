@@ -85,6 +85,8 @@ def _beside_cuts(images: Tensor, axis: int, blocks: int, cell: int) -> tuple[Ten
     """Sums over the cells before and behind each cut across `axis` (2 or 3): both [N,C,n-1,n,k] or [N,C,n,n-1,k]."""
     along, side = 5 - axis, images.shape[axis] // blocks
     near = images.narrow(axis, side - cell, images.shape[axis] - 2 * (side - cell)).unfold(axis, 2 * cell, side)
+    if axis == 3 and cell > 2:
+        near = near.contiguous()  # a few columns of every line: once through the images, not once per column
     sums = []
     for strip in (near[..., :cell], near[..., cell:]):
         # slice by slice: sums over so short axes are several times slower
