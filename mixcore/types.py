@@ -6,6 +6,7 @@ K classes, S sources of a mixed image, T patch tokens, P prefix tokens, D featur
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -83,6 +84,12 @@ class Targets:
         return dense
 
 
+@functools.lru_cache(maxsize=64)
+def _own_rows(rows: int, device: torch.device) -> Tensor:
+    """0..rows-1, int64 [rows], for reading only: a loop asks for the same every time."""
+    return torch.arange(rows, device=device)
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class Mix:
     """One forward of the trained network: the images it is fed, where they came from, and their label weights.
@@ -120,10 +127,12 @@ class Mix:
             lam = lam.to(torch.float32)
             weights = torch.stack((lam, 1 - lam), 1)
         else:
-            weights = torch.tensor((lam, 1 - lam)).to(device, non_blocking=True).expand(rows, 2)
+            # filled on the device: nothing travels, and on the CPU two fills cost less than one torch.tensor
+            weights = torch.full((rows, 2), 1 - lam, dtype=torch.float32, device=device)
+            weights.select(1, 0).fill_(lam)
         return cls(
             images=images,
-            sources=torch.stack((torch.arange(rows, device=device), partner), 1),
+            sources=torch.stack((_own_rows(rows, device), partner), 1),
             weights=weights,
             masks=mask,
             **rest,
@@ -178,7 +187,9 @@ class Mix:
     def targets(self, labels: Tensor, weights: Tensor | None = None) -> Targets:
         """The mix's own sources with its own or the given `weights` [M,S]."""
         weights = self.weights if weights is None else weights
-        return Targets(labels=labels, sources=self.sources, weights=weights.detach())
+        return Targets(
+            labels=labels, sources=self.sources, weights=weights.detach() if weights.requires_grad else weights
+        )
 
 
 @attrs.frozen(eq=False)

@@ -79,7 +79,7 @@ def boxes_of_sides(
     """Boxes whose sides are uniform in a range, inside the image: [N,4] int64 (methods/cutmix.md, option `minmax`).
 
     Each side is an integer in [floor(size·lo), floor(size·hi)), its position one in [0, size - side), by the rule
-    "full" one in [0, size - side]. `draws` [N,4] are uniform in [0, 1): vertical and horizontal side, then top and left.
+    "full" one in [0, size - side]. `draws` [N,4] are uniform in [0, 1): vertical and horizontal side, top, left.
     OptionValueError where a range holds no integer.
     """
     lows, highs = ([math.floor(size * share) for size in (height, width)] for share in minmax)

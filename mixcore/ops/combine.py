@@ -23,7 +23,9 @@ SLICES_FROM = 3 * 64 * 64
 
 def take_rows(images: Tensor, rows: Tensor) -> Tensor:
     """images[rows] as a new tensor in the memory format of `images` [N,C,H,W]; `rows` int64 [N]."""
-    # index_select alone falls to a slow path and to the contiguous format for channels_last; into `out` it does neither
+    if images.is_contiguous():
+        return images.index_select(0, rows)
+    # alone it falls to a slow path and to the contiguous format for channels_last; into `out` it does neither
     return torch.index_select(images, 0, rows, out=torch.empty_like(images))
 
 
@@ -44,10 +46,12 @@ def paste_box(images: Tensor, partner: Tensor, box: Box, overwrite: bool = False
     if box.empty:
         return images
     rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-    mixed = images if overwrite else images.clone()
     source = images[:, :, rows, columns]
-    # in place, the box is gathered before it is written: later rows need the pixels that earlier rows overwrite
-    source = source.clone() if overwrite else source
+    if overwrite:
+        # the box is gathered before it is written: later rows need the pixels that earlier rows overwrite
+        source.copy_(source.index_select(0, partner))
+        return images
+    mixed = images.clone()
     torch.index_select(source, 0, partner, out=mixed[:, :, rows, columns])
     return mixed
 

@@ -5,6 +5,7 @@ Every draw is float64 on the CPU, so that it is the same whatever device the ima
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -31,9 +32,14 @@ def _gamma_draws(alpha: float, count: int, rng: Generator) -> tuple[Tensor, Tens
     """
     if not alpha > 0:
         raise ValueError(f"Beta(alpha, alpha) needs alpha > 0, found {alpha}; treat alpha = 0 as mixing off")
-    shapes = torch.full((count,), alpha + 1, dtype=torch.float64)
     # The only sampler of torch that takes both a shape and a generator is this private one.
-    return torch._standard_gamma(shapes, generator=rng), uniforms(count, rng=rng)
+    return torch._standard_gamma(_shapes(alpha + 1, count), generator=rng), uniforms(count, rng=rng)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(shape: float, count: int) -> Tensor:
+    """The parameter of `count` equal Gamma draws; read only, made once because a run asks for the same every time."""
+    return torch.full((count,), shape, dtype=torch.float64)
 
 
 def beta(alpha: float, rng: Generator) -> float:

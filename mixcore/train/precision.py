@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 __all__ = ["PRECISIONS", "Precision"]
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def _plain(device_type: str) -> Iterator[None]:
+    with torch.autocast(device_type, enabled=False), torch.enable_grad():
+        yield
 
 
 class Precision:
@@ -20,15 +26,15 @@ class Precision:
         self._dtype = PRECISIONS[name] if name is not None else None
         self._device_type = "cpu"
 
-    @contextmanager
-    def hooks(self, device: torch.device) -> Iterator[None]:
-        """Turns autocast off and gradients on, and remembers what surrounded the call."""
+    def hooks(self, device: torch.device) -> AbstractContextManager[None]:
+        """Autocast off and gradients on for as long as it is open; remembers what surrounded the call."""
         self._device_type = device.type
+        surrounds = torch.is_autocast_enabled(device.type)
         if self._follows:
-            surrounds = torch.is_autocast_enabled(device.type)
             self._dtype = torch.get_autocast_dtype(device.type) if surrounds else None
-        with torch.autocast(device.type, enabled=False), torch.enable_grad():
-            yield
+        if not surrounds and torch.is_grad_enabled():
+            return nullcontext()  # switching for nothing costs a third of what blending a small batch does
+        return _plain(device.type)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

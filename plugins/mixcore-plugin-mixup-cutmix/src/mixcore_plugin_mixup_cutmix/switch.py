@@ -21,7 +21,7 @@ def mix_batch(
     """
     count, _, height, width = images.shape
     if box is None:
-        mask = torch.full((1, 1, 1, 1), lam, device=images.device).expand(count, 1, 1, 1)
+        mask = torch.full((count, 1, 1, 1), lam, device=images.device)
         return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask)
     mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
     weight = box_lam(box, height, width) if correct_lam else lam

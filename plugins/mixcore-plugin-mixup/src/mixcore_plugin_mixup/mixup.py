@@ -25,7 +25,7 @@ def mixup(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: bool 
     if isinstance(lam, Tensor):
         mask = lam.float().view(-1, 1, 1, 1)
     else:
-        mask = torch.full((1, 1, 1, 1), lam, device=images.device).expand(images.shape[0], 1, 1, 1)
+        mask = torch.full((images.shape[0], 1, 1, 1), lam, device=images.device)
     return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask)
 
 
