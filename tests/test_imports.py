@@ -25,7 +25,7 @@ ORDER = [
     {"data", "evaluate", "logs", "ledger"},
     {"train"},
     {"mixers"},
-    {"testing"},
+    {"testing", "measure"},
     {"cli"},
     {"__main__"},
 ]

@@ -19,6 +19,7 @@ VERBS = {
     "eval": "Evaluate a checkpoint of a run.",
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
+    "bench": "Measure what mixers cost.",
     "check": "Check that plugins keep the contract.",
     "new": "Make a new plugin: a distribution to fill in.",
 }

@@ -1,0 +1,236 @@
+"""`mixcore bench`: what each mixer costs, beside no mixing at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import click
+
+from mixcore.cli.table import print_table
+
+if TYPE_CHECKING:
+    from mixcore.train.step import TrainingStep
+    from mixcore.types import Task
+
+__all__ = ["SHAPES", "command"]
+
+BASELINE = "none"
+"""The mixer that all others are compared with."""
+
+
+@attrs.frozen(kw_only=True)
+class Shape:
+    """The batch that is mixed, and the network that is trained."""
+
+    batch: int
+    side: int
+    classes: int
+    backbone: str
+
+
+SHAPES = {
+    "cifar": Shape(batch=100, side=32, classes=100, backbone="cifar_resnet18"),
+    "imagenet": Shape(batch=32, side=224, classes=1000, backbone="resnet50"),
+}
+HEADER = ("mixer", "mix ms", "forwards", "backwards", "peak MiB", "step ms", "relative")
+
+
+@click.command("bench", short_help="Measure what mixers cost.")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--shapes",
+    type=click.Choice(list(SHAPES)),
+    multiple=True,
+    default=("cifar",),
+    show_default=True,
+    help="Batch and image size: cifar is 100 of 32 px, imagenet 32 of 224 px. May be given twice.",
+)
+@click.option("--backbone", help="Backbone plugin or timm model, by default cifar_resnet18 or resnet50.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images in the batch, by default the shape's.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of torch.")
+@click.option("--repeats", type=click.IntRange(min=1), default=10, show_default=True, help="Timed rounds.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures to this file too.")
+def command(
+    names: tuple[str, ...],
+    shapes: tuple[str, ...],
+    backbone: str | None,
+    batch: int | None,
+    device: str,
+    precision: str,
+    threads: int,
+    repeats: int,
+    file: Path | None,
+) -> None:
+    """Measure the mixers NAME..., or all that are installed, with their default options.
+
+    Columns: milliseconds for generating a mix and its label weights; forward and backward passes of networks beyond the
+    usual one; most memory held (CUDA only); milliseconds of a whole iteration with backward and optimizer step, and its
+    ratio to that without mixing. The mixers take turns in one process; times are medians. A mixer that does not fit the
+    backbone is listed with the reason.
+    """
+    import torch
+
+    from mixcore.errors import ConfigError, StorageError
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu")
+    mixers, unusable = _mixers(names)
+    documents = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name in dict.fromkeys(shapes):
+            shape = SHAPES[name]
+            shape = attrs.evolve(shape, batch=batch or shape.batch, backbone=backbone or shape.backbone)
+            document = _bench(shape, mixers, dict(unusable), torch.device(device), precision, repeats)
+            documents.append(document)
+            _print(document)
+    finally:
+        torch.set_num_threads(before)
+    if file is not None:
+        try:
+            file.write_text(json.dumps({"benchmarks": documents}, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"{file} could not be written: {error.strerror or error}; name another file with --json"
+            ) from error
+
+
+def _mixers(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The baseline and the mixers asked for, and why others cannot be measured."""
+    from mixcore.discovery.catalogue import find, installed
+    from mixcore.discovery.load import load
+    from mixcore.errors import ConfigError, PluginError
+
+    claims = installed()
+    entries = [find(name, claims) for name in names] or [entry for found in claims.values() for entry in found[:1]]
+    mixers, unusable = [BASELINE], {}
+    for entry in entries:
+        try:
+            role = getattr(load(entry), "role", None)
+        except PluginError as error:
+            if names:
+                raise
+            unusable[entry.name] = str(error)
+            continue
+        if role == "mix":
+            mixers.append(entry.name)
+        elif names:
+            raise ConfigError(f"{entry.label} has role {role}, and bench measures mixers; see mixcore plugins")
+    return list(dict.fromkeys(mixers)), unusable
+
+
+def _bench(
+    shape: Shape, mixers: Iterable[str], skipped: dict[str, str], device: Any, precision: str, repeats: int
+) -> dict[str, Any]:
+    """The figures of one shape, as they go into JSON."""
+    import functools
+    import platform
+
+    import torch
+
+    from mixcore import __version__
+    from mixcore.errors import MixcoreError
+    from mixcore.measure.cost import measure
+    from mixcore.types import Task
+
+    task = Task(
+        num_classes=shape.classes,
+        in_channels=3,
+        image_size=(shape.side, shape.side),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(shape.batch, 3, shape.side, shape.side, generator=rng).to(device)
+    labels = torch.randint(shape.classes, (shape.batch,), generator=rng).to(device)
+
+    def skip(name: str, error: Exception) -> bool:
+        if name == BASELINE or not isinstance(error, MixcoreError):
+            return False
+        skipped[name] = str(error)
+        return True
+
+    builds = {name: functools.partial(_step, name, shape, task, device, precision) for name in mixers}
+    costs = measure(builds, images, labels, repeats=repeats, skip=skip)
+    plain = costs[BASELINE]
+    results = [
+        {
+            "mixer": name,
+            "mix_ms": cost.mix_ms,
+            "extra_forwards": cost.passes.beyond(plain.passes).forward,
+            "extra_backwards": cost.passes.beyond(plain.passes).backward,
+            "peak_mib": None if cost.peak_bytes is None else cost.peak_bytes / 2**20,
+            "step_ms": cost.step_ms,
+            "relative": cost.step_ms / plain.step_ms,
+        }
+        for name, cost in costs.items()
+    ]
+    conditions = {
+        **attrs.asdict(shape),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "mixcore": __version__,
+        "torch": torch.__version__,
+    }
+    return {"conditions": conditions, "results": results, "skipped": skipped}
+
+
+def _step(mixer: str, shape: Shape, task: Task, device: Any, precision: str) -> TrainingStep:
+    """A training step of the mixer with its own network, whose initial weights are the same for all."""
+    import torch
+
+    from mixcore.config.tables import config_from_tree
+    from mixcore.data.randomness import preserved_generators, seed_generators
+    from mixcore.discovery.manager import build_plugins
+    from mixcore.train.build import build_step
+
+    # a configuration names a data set; none is built here
+    tree = {"data": {"name": "fake"}, "backbone": {"name": shape.backbone}, "mix": {"name": mixer}}
+    plugins = build_plugins(config_from_tree(tree))
+    assert plugins.backbone is not None
+    with preserved_generators():
+        seed_generators(0)
+        model = plugins.backbone.build_backbone(task=task)
+    return build_step(
+        plugins,
+        model.to(device),
+        task,
+        device=torch.device(device),
+        seed=0,
+        epochs=1,
+        iterations=10_000,
+        precision=precision,
+        owns_batch=False,
+    )
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    what = document["conditions"]
+    title = (
+        f"{what['batch']} images of {what['side']} px, {what['classes']} classes, {what['backbone']}, "
+        f"{what['precision']}; {what['device']}, {what['threads']} threads; medians of {what['repeats']} rounds"
+    )
+    rows = [
+        (
+            row["mixer"],
+            f"{row['mix_ms']:.2f}",
+            f"{row['extra_forwards']:+g}",
+            f"{row['extra_backwards']:+g}",
+            "not measured" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}",
+            f"{row['step_ms']:.1f}",
+            f"{row['relative']:.3f}",
+        )
+        for row in document["results"]
+    ]
+    print_table(HEADER, rows, title)
+    for name, reason in document["skipped"].items():
+        click.echo(f"skipped {name}: {reason}")

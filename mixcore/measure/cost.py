@@ -1,0 +1,124 @@
+"""Time and memory of iterations, the mixers taking turns in one process so that all meet the same conditions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from mixcore.measure.passes import Passes, count_passes
+from mixcore.train.step import TrainingStep
+
+__all__ = ["Cost", "measure"]
+
+WARM_UP = 2
+"""Iterations that each step runs before any is timed; their passes are counted."""
+Build = Callable[[], TrainingStep]
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """Cost of one mixer; times are medians in milliseconds."""
+
+    mix_ms: float
+    """Generating the mix and its label weights for one batch."""
+    step_ms: float
+    """A whole iteration with backward, optimizer step and what plugins do after it."""
+    passes: Passes
+    peak_bytes: int | None
+    """Most memory that its network, optimizer and iteration held together; None where the device does not tell."""
+
+
+class _Runner:
+    """One training step with its optimizer, its iterations counted."""
+
+    def __init__(self, build: Build, images: Tensor, labels: Tensor) -> None:
+        self._images, self._labels, self._cuda = images, labels, images.is_cuda
+        before = self._allocated()
+        self.step = build()
+        self.optimizer = torch.optim.SGD(self.step.param_groups(lr=1e-3), lr=1e-3, momentum=0.9)
+        self.passes = count_passes(self.step, images, labels, range(WARM_UP))
+        self.iteration = WARM_UP
+        self.mix_times: list[float] = []
+        self.step_times: list[float] = []
+        self.peak: int | None = None
+        self._train()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._own = self._allocated() - before
+
+    def run(self) -> None:
+        """Time a mix and then an iteration, both with the draws of the next iteration."""
+        number = self.iteration
+        self.mix_times.append(self._timed(lambda: self.step.mix_batch(*self._batch(), mixer=0, iteration=number)))
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._images.device)
+        before = self._allocated()
+        self.step_times.append(self._timed(self._train))
+        if self._cuda:
+            held = torch.cuda.max_memory_allocated(self._images.device) - before
+            self.peak = max(self.peak or 0, self._own + held)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def cost(self) -> Cost:
+        return Cost(
+            mix_ms=statistics.median(self.mix_times),
+            step_ms=statistics.median(self.step_times),
+            passes=self.passes,
+            peak_bytes=self.peak,
+        )
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        return self._images, self._labels
+
+    def _train(self) -> None:
+        loss, _ = self.step(*self._batch(), iteration=self.iteration)
+        loss.backward()
+        self.optimizer.step()
+        self.step.after_step()
+        self.iteration += 1
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return 1000 * (time.perf_counter() - start)
+
+    def _wait(self) -> None:
+        if self._cuda:
+            torch.cuda.synchronize(self._images.device)
+
+    def _allocated(self) -> int:
+        return torch.cuda.memory_allocated(self._images.device) if self._cuda else 0
+
+
+def measure(
+    builds: Mapping[str, Build],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    repeats: int,
+    skip: Callable[[str, Exception], bool] = lambda _name, _error: False,
+) -> dict[str, Cost]:
+    """Cost of each training step on one batch, `images` [N,C,H,W] and `labels`, by name.
+
+    Each of `builds` makes its own step; steps stay alive together and take turns, who goes first moving on, `repeats`
+    rounds after the warm-up. `skip` is told what building or the warm-up raised, and says whether to go on without.
+    """
+    runners: dict[str, _Runner] = {}
+    for name, build in builds.items():
+        try:
+            runners[name] = _Runner(build, images, labels)
+        except Exception as error:
+            if not skip(name, error):
+                raise
+    order = list(runners)
+    for _ in range(repeats):
+        for name in order:
+            runners[name].run()
+        order = [*order[1:], *order[:1]]
+    return {name: runner.cost() for name, runner in runners.items()}

@@ -1,0 +1,158 @@
+"""Passes are counted and costs compared as they are; `mixcore bench` prints and writes them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mixcore
+from mixcore.api import Mix, Part, Probe, hookimpl
+from mixcore.cli.main import main
+from mixcore.errors import ConfigError
+from mixcore.measure.cost import measure
+from mixcore.measure.passes import Passes, count_passes
+from mixcore.testing import TinyConvNet, tiny_vit
+from mixcore.train.step import TrainingStep
+
+
+def step_of(mix: object, model: nn.Module | None = None) -> TrainingStep:
+    return mixcore.create_step(model or TinyConvNet(4), mix=mix, num_classes=4, iterations=100, image_size=(16, 16))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.rand(4, 3, 16, 16), torch.arange(4)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Looking:
+    """One pass with a gradient, one look at half of the batch, one at a network of its own."""
+
+    role = "mix"
+
+    @hookimpl
+    def build_modules(self) -> Mapping[str, Part]:
+        return {"other": Part(module=TinyConvNet(4), optimizer=None)}
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe) -> Mix:
+        probe.input_gradient(images, labels)
+        probe.look(images[:2])
+        probe.look(images, network="other")
+        return Mix.clean(images)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Twice:
+    """The clean batch as a view of its own."""
+
+    role = "mix"
+
+    @hookimpl
+    def generate_mix(self, images: Tensor) -> Mix:
+        return Mix.clean(images.flip(0).contiguous(), views=(Mix.clean(images),))
+
+
+@attrs.define(eq=False, kw_only=True)
+class Slow:
+    """Takes its time."""
+
+    role = "mix"
+
+    @hookimpl
+    def generate_mix(self, images: Tensor) -> Mix:
+        time.sleep(0.02)
+        return Mix.clean(images)
+
+
+@pytest.mark.parametrize("model", [None, "vit"])
+@pytest.mark.parametrize(
+    ("mix", "expected"),
+    [("none", (1, 1)), ("mixup", (1, 1)), (Looking(), (3.5, 2)), (Twice(), (2, 2))],
+    ids=["none", "mixup", "looking", "twice"],
+)
+def test_passes_are_counted_in_batches(mix, expected, model):
+    step = step_of(mix, tiny_vit(4, (16, 16)) if model else None)
+    passes = count_passes(step, *batch(), iterations=range(2))
+    assert (passes.forward, passes.backward) == expected
+    assert all(parameter.grad is None for parameter in step.parameters())
+    assert not any(module._forward_hooks for module in step.modules()), "no hook stays behind"
+
+
+def test_passes_beyond_others():
+    more = Passes(forward=3.5, backward=2).beyond(Passes(forward=1, backward=1))
+    assert more == Passes(forward=2.5, backward=1)
+
+
+def test_times_tell_the_slow_from_the_fast():
+    builds = {"none": lambda: step_of("none"), "slow": lambda: step_of(Slow())}
+    costs = measure(builds, *batch(), repeats=3)
+    assert costs["slow"].mix_ms > 20 > costs["none"].mix_ms
+    assert costs["slow"].step_ms > 20
+    assert costs["none"].peak_bytes is None, "the CPU does not tell"
+
+
+def test_what_does_not_fit_is_skipped_or_raised():
+    def build() -> TrainingStep:
+        raise ConfigError("no such stage")
+
+    told = []
+    costs = measure(
+        {"none": lambda: step_of("none"), "misfit": build},
+        *batch(),
+        repeats=1,
+        skip=lambda name, error: told.append((name, str(error))) is None,
+    )
+    assert list(costs) == ["none"]
+    assert told == [("misfit", "no such stage")]
+    with pytest.raises(ConfigError):
+        measure({"misfit": build}, *batch(), repeats=1)
+
+
+TINY = ["--backbone", "resnet10t", "--batch", "4", "--repeats", "1"]
+
+
+def test_bench_prints_a_table_and_writes_json(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    file = tmp_path / "bench.json"
+    threads = torch.get_num_threads()
+    assert main(["bench", "mixup", "puzzlemix", *TINY, "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    (document,) = json.loads(file.read_text())["benchmarks"]
+    rows = {row["mixer"]: row for row in document["results"]}
+    assert list(rows) == ["none", "mixup", "puzzlemix"]
+    assert rows["none"]["relative"] == 1
+    assert (rows["mixup"]["extra_forwards"], rows["mixup"]["extra_backwards"]) == (0, 0)
+    assert (rows["puzzlemix"]["extra_forwards"], rows["puzzlemix"]["extra_backwards"]) == (1, 1)
+    assert document["conditions"]["backbone"] == "resnet10t"
+    assert document["conditions"]["threads"] == 1
+    assert "4 images of 32 px, 100 classes, resnet10t, fp32" in shown
+    assert all(name in shown for name in rows)
+    assert torch.get_num_threads() == threads
+
+
+def test_bench_lists_what_the_backbone_cannot_serve(install, capsys: pytest.CaptureFixture[str]):
+    source = (
+        "import attrs\nfrom mixcore.api import Mix, hookimpl\n"
+        "@attrs.define(eq=False, kw_only=True)\nclass Attends:\n"
+        "    role = 'mix'\n    needs = frozenset({'attention'})\n"
+        "    @hookimpl\n    def generate_mix(self, images):\n        return Mix.clean(images)\n"
+    )
+    install({"attends": "fake_attends:Attends"}, {"fake_attends": source})
+    assert main(["bench", "attends", *TINY]) == 0
+    shown = capsys.readouterr().out
+    assert "skipped attends: " in shown
+    assert "attention" in shown
+
+
+def test_bench_refuses_what_is_no_mixer(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert main(["bench", "weights", *TINY]) == 2
+    assert "has role labels, and bench measures mixers" in capsys.readouterr().err
+    assert main(["bench", "mixupp", *TINY]) == 2
+    assert main(["bench", "none", *TINY, "--json", str(tmp_path / "missing" / "bench.json")]) != 0
+    assert "could not be written" in capsys.readouterr().err
