@@ -46,7 +46,7 @@ class Box(NamedTuple):
 
 
 def box_around(lam: float, centre: tuple[float, float], height: int, width: int, rule: BoxRule = "legacy") -> Box:
-    """CutMix's box of area about 1 - lam around a centre pixel, clipped to the image (methods/cutmix.md, steps 2-4).
+    """CutMix's box of area about 1 - lam around a centre pixel, clipped to the image (CutMix, arXiv 1905.04899).
 
     `centre` (vertical, horizontal) is uniform in [0, 1), scaled to pixels and floored here. Python floats are float64,
     which the page asks for: a float32 side can fall just below an integer.
@@ -76,7 +76,7 @@ def boxes_around(lam: Tensor, centres: Tensor, height: int, width: int, rule: Bo
 def boxes_of_sides(
     minmax: tuple[float, float], draws: Tensor, height: int, width: int, rule: BoxRule = "legacy"
 ) -> Tensor:
-    """Boxes whose sides are uniform in a range, inside the image: [N,4] int64 (methods/cutmix.md, option `minmax`).
+    """Boxes whose sides are uniform in a range, inside the image: [N,4] int64, the rule of timm's `minmax`.
 
     Each side is an integer in [floor(size·lo), floor(size·hi)), its position one in [0, size - side), by the rule
     "full" one in [0, size - side]. `draws` [N,4] are uniform in [0, 1): vertical and horizontal side, top, left.

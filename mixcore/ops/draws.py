@@ -28,7 +28,7 @@ def _gamma_draws(alpha: float, count: int, rng: Generator) -> tuple[Tensor, Tens
     """`count` draws G of Gamma(alpha + 1, 1) and as many U, uniform in [0, 1), float64.
 
     G(alpha) has the law of G(alpha+1) · (1-U)^(1/alpha): its logarithm log G + log(1-U)/alpha does not underflow where
-    alpha is small, as about 2 in 10,000 plain float32 draws do at alpha = 0.1 (methods/mixup.md).
+    alpha is small, as about 2 in 10,000 plain float32 draws do at alpha = 0.1.
     """
     if not alpha > 0:
         raise ValueError(f"Beta(alpha, alpha) needs alpha > 0, found {alpha}; treat alpha = 0 as mixing off")

@@ -16,7 +16,7 @@ __all__ = ["transport_blocks"]
 
 @torch.no_grad()
 def transport_blocks(shares: Tensor, visible: Tensor, price: float) -> Tensor:
-    """Which block each place receives, int64 [N,n·n]; its own number where none comes (methods/puzzlemix.md, step 7).
+    """Which block each place receives, int64 [N,n·n]; its own number where none comes (Puzzle Mix, arXiv 2009.06962).
 
     `shares` [N,n,n] >= 0 is each block's part of its image's saliency, summing to 1; `visible` bool [N,n,n]; n >= 2,
     `price` > 0. To put block i at place j costs price · d²(i,j) / (n-1)² - shares_i · visible_j, d in blocks. n times
