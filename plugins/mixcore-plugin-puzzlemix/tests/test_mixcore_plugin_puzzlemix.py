@@ -212,6 +212,13 @@ def test_relaxed_solver_is_close_to_the_exact_one(labels):
     assert gap.max() < 1e-3
 
 
+@pytest.mark.parametrize(("blocks", "labels"), [(8, 3), (16, 3), (8, 4)])
+def test_forty_iterations_do(blocks, labels):
+    energy = some_energy(blocks, labels, count=32, seed=4)
+    found, longer = energy.of(solve(energy)), energy.of(solve_relaxed(energy, 500))
+    assert ((found - longer) / longer).mean() < 5e-5
+
+
 def swap_moves(energy):
     """Labels by alpha-beta swaps in C++, one call per sample, on the reference's rounded energy."""
     labels, blocks, _, count = energy.unary.shape

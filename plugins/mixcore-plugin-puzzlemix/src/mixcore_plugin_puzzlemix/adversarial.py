@@ -1,4 +1,4 @@
-"""Adversarial noise on the images of a puzzle, in units of pixels in [0,1] (methods/puzzlemix.md, step 10)."""
+"""Adversarial noise on the images of a puzzle, in units of pixels in [0,1]."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Boundaries:
 
 
 def prior_costs(lam: float, labels: int) -> list[float]:
-    """-log(Binomial(K, lam) at j + 1e-8) for j = 0..K: what keeps the shown share near `lam` (step 4)."""
+    """-log(Binomial(K, lam) at j + 1e-8) for j = 0..K: what keeps the shown share near `lam`."""
     top = labels - 1
     return [-math.log(math.comb(top, j) * lam**j * (1 - lam) ** (top - j) + 1e-8) for j in range(labels)]
 
@@ -66,7 +66,7 @@ def prior_costs(lam: float, labels: int) -> list[float]:
 def boundaries(
     images: Tensor, partner: Tensor, blocks: int, std: Sequence[float], neighbourhood: int
 ) -> tuple[Boundaries, Boundaries]:
-    """Differences across horizontal cuts ([n-1,n,N]) and across vertical cuts ([n,n-1,N]) (step 3).
+    """Differences across horizontal cuts ([n-1,n,N]) and across vertical cuts ([n,n-1,N]).
 
     Pixels count in [0,1] (`std` is what they were divided by, one per channel), in means over cells of q x q pixels: q
     is the largest divisor of both block sides up to `neighbourhood`. Only cells at a boundary are looked at.
@@ -123,7 +123,7 @@ def puzzle_energy(
     gamma: float,
     eta: float,
 ) -> Energy:
-    """The energy that steps 4 and 5 of methods/puzzlemix.md define.
+    """The energy of a labelling of the blocks (Puzzle Mix, arXiv 2009.06962, as its code has it).
 
     `shares` [N,n,n] is each block's part of its image's saliency; `down` and `right` as :func:`boundaries` gives them;
     `prior` the cost of each of the L labels. `beta` pulls neighbours together, `gamma` counts differences at

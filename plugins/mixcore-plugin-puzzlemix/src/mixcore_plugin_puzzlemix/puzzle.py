@@ -1,4 +1,4 @@
-"""The method as pure functions: saliency to masks, masks and images to mixed images (methods/puzzlemix.md)."""
+"""The method as pure functions: saliency to masks, masks and images to mixed images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def puzzle_masks(
     neighbourhood: int = 4,
     std: Sequence[float],
 ) -> Tensor:
-    """Steps 3 to 5: the weight of each own block, [N,1,n,n] float32 in {0, 1/(labels-1), .., 1}.
+    """The weight of each own block, [N,1,n,n] float32 in {0, 1/(labels-1), .., 1}.
 
     `images` [N,C,H,W], `partner` int64 [N], `shares` [N,n,n] the share of each block in its image's saliency, `lam` the
     wanted mean weight. `std` per channel is what pixels in [0,1] were divided by.
@@ -54,7 +54,7 @@ def puzzle_masks(
 
 @torch.no_grad()
 def assemble(images: Tensor, rows: Tensor, masks: Tensor, shares: Tensor | None = None, price: float = 0.8) -> Tensor:
-    """Steps 7 and 8: images[rows[:, 0]] where the mask is 1, images[rows[:, 1]] where it is 0; a new tensor [N,C,H,W].
+    """images[rows[:, 0]] where the mask is 1, images[rows[:, 1]] where it is 0; a new tensor [N,C,H,W].
 
     `rows` int64 [N,2], `masks` [N,1,n,n]. With `shares` [2,N,t,t], the saliency of the first and of the second images
     on a grid that n divides, blocks of both first move, at `price`, to where they can be seen.
