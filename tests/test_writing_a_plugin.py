@@ -1,0 +1,127 @@
+"""docs/writing_a_plugin.md: its plugins keep the contract, its test classes run, its links and commands are real."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+import mixcore
+from mixcore.cli.main import VERBS
+from mixcore.testing import CHECKS, Harness, MixerContract, NotApplicableError, Subject, tiny_network
+from mixcore.testing.checks import checks_of
+from mixcore.testing.readme import code_blocks
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "writing_a_plugin.md"
+BLOCKS = code_blocks(PAGE)
+MODULE = "page_writing_a_plugin"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[types.ModuleType]:
+    """Everything that the page's blocks define, as one module: its classes can be pickled."""
+    module = types.ModuleType(MODULE)
+    sys.modules[MODULE] = module
+    for number, block in enumerate(BLOCKS):
+        exec(compile(block, f"docs/writing_a_plugin.md, block {number}", "exec"), vars(module))
+    yield module
+    del sys.modules[MODULE]
+
+
+CASES = [
+    ("Halves", {}),
+    ("Fade", {}),
+    ("Fade", {"keep": "more", "alpha": 0.3}),
+    ("Quarter", {}),
+    ("Sharpened", {}),
+    ("SalientHalf", {}),
+    ("SalientHalf", {"saliency": "feature"}),
+    ("SalientHalf", {"saliency": "attention"}),
+    ("Glare", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{name}-{options}" for name, options in CASES])
+def test_a_plugin_of_the_page_keeps_the_contract(page: types.ModuleType, name: str, options: Any) -> None:
+    subject = Subject(plugin=getattr(page, name), options=options)
+    passed = 0
+    for check in (checks := checks_of(Harness(subject).role)):
+        if check == "two_processes":
+            continue
+        try:
+            checks[check](Harness(subject))
+            passed += 1
+        except NotApplicableError:
+            pass
+    assert passed > 10
+
+
+def test_every_plugin_of_the_page_is_tested(page: types.ModuleType) -> None:
+    plugins = {name for name, found in vars(page).items() if attrs.has(found) and found.__module__ == MODULE}
+    assert plugins == {name for name, _ in CASES}
+
+
+def test_the_smallest_useful_mixer_fits_in_30_lines() -> None:
+    (smallest,) = [block for block in BLOCKS if "class Halves" in block]
+    assert len(smallest.splitlines()) <= 30
+
+
+def test_fade_keeps_more_than_half_when_told(page: types.ModuleType) -> None:
+    mixer = mixcore.create_mixer(page.Fade(keep="more"), num_classes=5)
+    mix = mixer(torch.randn(16, 3, 4, 4), torch.zeros(16, dtype=torch.int64))
+    assert mix.lam.min() >= 0.5
+    assert mix.lam.unique().numel() > 4
+
+
+def test_a_policy_of_the_page_goes_with_a_mixer_of_the_page(page: types.ModuleType) -> None:
+    step = mixcore.create_step(
+        tiny_network((), 5, (8, 8), 3),
+        mix=page.Quarter(),
+        labels=page.Sharpened(power=2.0),
+        num_classes=5,
+        iterations=1,
+        image_size=(8, 8),
+    )
+    mix, targets = step.mix_batch(torch.randn(4, 3, 8, 8), torch.arange(4), mixer=0)
+    assert mix.lam.tolist() == [0.75] * 4
+    torch.testing.assert_close(targets.weights, torch.tensor([[0.9, 0.1]]).expand(4, 2))
+
+
+def test_the_test_classes_of_the_page_run(page: types.ModuleType) -> None:
+    classes = [found for found in vars(page).values() if isinstance(found, type) and issubclass(found, MixerContract)]
+    classes.remove(MixerContract)
+    assert len(classes) == 2
+    for cls in classes:
+        cls.plugin = page.Halves
+        for check in ("batch_sizes", "masks_are_shares"):
+            assert check in CHECKS
+            cls().test_contract(check)
+
+
+def test_links_lead_to_headings_and_files() -> None:
+    def slug(heading: str) -> str:
+        return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+    headings = {slug(line) for line in re.findall(r"^## (.*)$", (DOCS / "hooks.md").read_text(), re.M)}
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", PAGE.read_text())
+    assert len(links) > 10
+    for file, anchor in links:
+        assert (DOCS / file).is_file()
+        assert not anchor or anchor in headings, anchor
+
+
+def test_commands_and_declarations_of_the_page_exist() -> None:
+    text = PAGE.read_text()
+    assert set(re.findall(r"mixcore (new|check|run|show|plugins)\b", text)) <= set(VERBS)
+    (table,) = re.findall(r"\| field \| declare it where \|\n(.*?)\n\n", text, re.S)
+    told = set(re.findall(r"`(\w+)[^`]*`", " ".join(line.split("|")[1] for line in table.splitlines()[1:])))
+    known = {field.name for field in attrs.fields(Subject)} - {"plugin", "options", "device"}
+    assert told == known
