@@ -212,11 +212,11 @@ def test_relaxed_solver_is_close_to_the_exact_one(labels):
     assert gap.max() < 1e-3
 
 
-@pytest.mark.parametrize(("blocks", "labels"), [(8, 3), (16, 3), (8, 4)])
-def test_forty_iterations_do(blocks, labels):
-    energy = some_energy(blocks, labels, count=32, seed=4)
+def test_forty_iterations_two_sweeps_and_the_extrapolation_are_needed_and_enough():
+    images, partner = smooth_pixels(32, 32, 4), torch.randperm(32, generator=seeded(1))
+    energy = energy_of(images, partner, random_shares(32, 16, 4, power=4), 0.4)
     found, longer = energy.of(solve(energy)), energy.of(solve_relaxed(energy, 500))
-    assert ((found - longer) / longer).mean() < 5e-5
+    assert ((found - longer) / longer).mean() < 1.5e-5
 
 
 def swap_moves(energy):
