@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import ConfigError, beta, draw_partners
 from mixcore.rng import keyed_generator
-from mixcore.testing import MixerContract, TinyConvNet
+from mixcore.testing import MixerContract, TinyConvNet, code_blocks
 from mixcore.train.step import TrainingStep
 
 CLASSES, SIZE, TOTAL = 5, (32, 32), 100
@@ -487,3 +488,11 @@ def test_bf16_learns_too() -> None:
     torch.testing.assert_close(loss, expected, rtol=0.05, atol=0.05)
     for found, wanted in zip(parts(step)["block"].parameters(), parts(plain)["block"].parameters(), strict=True):
         assert F.cosine_similarity(found.grad.flatten(), wanted.grad.flatten(), dim=0) > 0.9
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["loss"].isfinite()
+    assert "k_mix" in names["step"].predictors()

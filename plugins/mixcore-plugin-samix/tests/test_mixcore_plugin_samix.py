@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import beta, draw_partners
 from mixcore.rng import keyed_generator
-from mixcore.testing import MixerContract, TinyConvNet
+from mixcore.testing import MixerContract, TinyConvNet, code_blocks
 from mixcore.train.step import TrainingStep
 
 FEATURES = torch.tensor([[[1, 0, 0, 1], [0, 1, 1, 0]], [[2, 0, 1, 0], [0, 2, 1, 0]]], dtype=torch.float64).view(
@@ -277,3 +278,11 @@ def test_options_that_have_no_meaning_are_refused() -> None:
     for options in ({"lam_mul_k": -0.5}, {"dropout": 1.0}, {"lam_mul": -1.0}, {"upsample": ("cubic",)}):
         with pytest.raises(ValueError, match=next(iter(options))):
             SAMix(**options)  # type: ignore[arg-type]
+
+
+def test_the_example_of_the_readme_runs() -> None:
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["loss"].isfinite()
+    assert "k_mix" in names["step"].predictors()
