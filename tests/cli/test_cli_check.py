@@ -110,3 +110,24 @@ def test_a_check_without_end_is_a_row(stripes: None, capsys: pytest.CaptureFixtu
 def test_what_is_refused(stripes: None, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     assert main(["check", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_plugin_that_ends_every_process_is_given_up(
+    stripes: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {name: f"Is {name}." for name in "abcdef"}
+    asked = []
+
+    def dies(task: dict[str, object], seconds: float, limit: float) -> tuple[list[dict[str, object]], str]:
+        asked.append(task["checks"])
+        first = (task["checks"] or list(plan))[0]
+        loaded = {"check": "loads", "state": "passed", "plan": plan, "role": "data"}
+        return [loaded, {"check": first, "state": "started"}], "dead"
+
+    monkeypatch.setattr("mixcore.cli.check._run", dies)
+    code, rows = report(capsys, "stripes")
+    assert code == 1
+    assert asked == [None, list("bcdef"), list("cdef"), list("def")]
+    states = {name: row["state"] for name, row in rows.items()}
+    assert states == {"loads": "passed", **dict.fromkeys("abcd", "failed"), **dict.fromkeys("ef", "not run")}
+    assert {row["detail"] for row in rows.values()} == {"", "dead"}
