@@ -28,20 +28,24 @@ def command(
     """Write a PNG with originals, partners, masks, mixed images, lam and label weights.
 
     The images are the first batch that a run of CONFIG trains on in that epoch, mixed by each of its mixers in turn.
+    CONFIG may be a run folder: the mixers then have the weights of its best checkpoint. Mixers that can are shown
+    over lam 0.1 to 0.9 too.
     """
     import attrs
 
     from mixcore.config.load import load_config
     from mixcore.errors import ConfigError, StorageError
 
-    loaded = load_config(config, overrides)
+    weights = _best(config) if config.is_dir() else None
+    loaded = load_config(config / "config.toml" if weights else config, overrides)
     chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
     if epoch >= chosen.schedule.epochs:
         raise ConfigError(
             f"--epoch {epoch} is not in this run of {chosen.schedule.epochs} epochs, 0 to {chosen.schedule.epochs - 1}"
         )
-    out = Path(f"{config.stem}.png") if out is None else out
-    sheet = picture(chosen, rows=rows, epoch=epoch, heading=f"{config}   epoch {epoch}   seed {chosen.seed}")
+    out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
+    heading = f"{weights or config}   epoch {epoch}   seed {chosen.seed}"
+    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, weights=weights)
     try:
         sheet.save(out, format="png")
     except OSError as error:
@@ -51,12 +55,30 @@ def command(
     click.echo(out)
 
 
-def picture(config: RunConfig, *, rows: int, epoch: int, heading: str) -> Image.Image:
-    """The contact sheet of the first batch of `epoch` (from 0), one section per mixer."""
+def _best(run_folder: Path) -> Path:
+    """The best checkpoint of a run folder."""
+    from mixcore.cli.eval import find_checkpoint
+    from mixcore.errors import RunFolderError
+
+    if not (run_folder / "config.toml").is_file():
+        raise RunFolderError(
+            f"{run_folder} is no run folder: it has no config.toml. Name a configuration, or the folder that mixcore "
+            "run wrote, such as runs/quickstart"
+        )
+    return find_checkpoint(run_folder, "best")
+
+
+def picture(config: RunConfig, *, rows: int, epoch: int, heading: str, weights: Path | None = None) -> Image.Image:
+    """The contact sheet of the first batch of `epoch` (from 0): a section per mixer, with `weights` of a checkpoint.
+
+    Mixers that picture themselves have a further section, their masks over lam.
+    """
     import attrs
 
     from mixcore.discovery.manager import build_plugins
+    from mixcore.logs.previews import LAMS, preview_block
     from mixcore.logs.sheet import Section, contact_sheet
+    from mixcore.train.checkpoint import read_checkpoint
     from mixcore.train.distributed import Place, joined
     from mixcore.train.setup import build_session
 
@@ -65,16 +87,22 @@ def picture(config: RunConfig, *, rows: int, epoch: int, heading: str) -> Image.
     plugins = build_plugins(config)
     with joined(config.run, Place()) as processes:
         session = build_session(config, plugins, processes)
+        step, task = session.state.step, session.task
+        if weights is not None:
+            step.load_saved_state(read_checkpoint(weights)["step"])
         images, labels = next(iter(session.loader.epoch(epoch)))
+        shown = max(rows, 2)
+        previews = step.previews(images[:shown], labels[:shown], LAMS)
         sections = []
         for index, mixer in enumerate(plugins.mixers):
-            mix, targets = session.state.step.mix_batch(
+            mix, targets = step.mix_batch(
                 images, labels, mixer=index, epoch=epoch, iteration=epoch * len(session.loader)
             )
             notes = _notes(mixer.plugin, plugins.probabilities[index])
             sections.append(Section(title=mixer.name, notes=notes, mix=mix, images=images, targets=targets))
+        more = [preview_block(key, images[:shown], mixes, LAMS, task, rows) for key, mixes in previews.items()]
         names = getattr(session.data.train, "classes", None)
-        return contact_sheet(sections, session.task, rows=rows, class_names=names, heading=heading)
+        return contact_sheet(sections, task, rows=rows, class_names=names, heading=heading, more=more)
 
 
 def _notes(plugin: Any, probability: float) -> list[str]:

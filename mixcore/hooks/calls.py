@@ -30,6 +30,7 @@ HOOKS = (
     "compute_loss",
     "extra_losses",
     "scalars",
+    "preview_mix",
     "after_step",
     "predictors",
 )
@@ -146,14 +147,20 @@ class PluginCalls:
         """The mix of this iteration, its shapes and dtypes checked."""
         mix = self._call("generate_mix", **arguments)
         for view in (*getattr(mix, "views", ()), mix):
-            self._check_mix(view)
+            self._check_mix("generate_mix", view)
         return mix
 
-    def _check_mix(self, mix: object) -> None:
+    def preview_mix(self, **arguments: Any) -> Mix:
+        """The mix at a given ratio, for pictures, its shapes and dtypes checked."""
+        mix: Mix = self._call("preview_mix", **arguments)
+        self._check_mix("preview_mix", mix)
+        return mix
+
+    def _check_mix(self, hook: str, mix: object) -> None:
         if not isinstance(mix, Mix):
-            raise self._wrong("generate_mix", mix, "a mixcore.api.Mix")
+            raise self._wrong(hook, mix, "a mixcore.api.Mix")
         rows = mix.images.shape[0]
-        _check_sources(f"generate_mix of {self.label}", mix.sources, mix.weights, rows)
+        _check_sources(f"{hook} of {self.label}", mix.sources, mix.weights, rows)
         masks = mix.masks
         if masks is None:
             return
@@ -161,7 +168,7 @@ class PluginCalls:
         shape_fits = masks.ndim == 4 and masks.shape[:2] == (rows, mix.sources.shape[1] - 1)
         if not (shape_fits and masks.is_floating_point() and not (height % masks.shape[2] or width % masks.shape[3])):
             raise HookError(
-                f"generate_mix of {self.label} gave masks {_describe(masks)}; expected floating "
+                f"{hook} of {self.label} gave masks {_describe(masks)}; expected floating "
                 f"[{rows},{mix.sources.shape[1] - 1},h,w] with h dividing {height} and w dividing {width}"
             )
 

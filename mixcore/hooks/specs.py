@@ -108,6 +108,22 @@ class HookSpecs:
         """The same plugins, when step.logging: numbers for the log."""
         ...
 
+    # --- for pictures ------------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def preview_mix(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        partner: Tensor,
+        lam: float,
+        probe: Probe,
+        modules: Mapping[str, nn.Module],
+        task: Task,
+    ) -> Mix:
+        """A mixer that can: the mix of each image with its `partner` at the ratio `lam`, without draws or traces."""
+        ...
+
     # --- after an optimizer step, and at evaluation ------------------------------------------------------------------
 
     @hookspec(firstresult=True)

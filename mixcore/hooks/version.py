@@ -4,6 +4,6 @@ from __future__ import annotations
 
 __all__ = ["FIRST_MINOR", "SPEC_VERSION"]
 
-SPEC_VERSION = (1, 0)
+SPEC_VERSION = (1, 1)
 FIRST_MINOR = (SPEC_VERSION[0], 0)
 """What a plugin that declares nothing was written for."""

@@ -38,14 +38,16 @@ def contact_sheet(
     rows: int = 8,
     class_names: Sequence[str] | None = None,
     heading: str = "",
+    more: Sequence[Block] = (),
 ) -> Image.Image:
     """An RGB picture: per section its title and at most `rows` rows of originals, partners, masks and mixed images.
 
     Images are de-normalised with the task's constants, and small ones enlarged by a whole factor, pixel for pixel.
     Beside each row stand lam (the weight of the image's own label as the mixer gave it) and the weight of each label
-    as the label policy set it, with `class_names` where they are known.
+    as the label policy set it, with `class_names` where they are known. `more` is drawn below.
     """
-    return draw([section_block(section, task, rows, class_names) for section in sections], heading=heading)
+    blocks = [section_block(section, task, rows, class_names) for section in sections]
+    return draw([*blocks, *more], heading=heading)
 
 
 def section_block(section: Section, task: Task, rows: int, class_names: Sequence[str] | None = None) -> Block:

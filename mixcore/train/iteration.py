@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from mixcore.discovery.manager import Plugins
@@ -130,6 +131,18 @@ class Iteration:
     def targets(self, view: Mix) -> Targets:
         """What the label policy makes of one view."""
         return self._plugins.labels.mix_labels(mix=view, **self._evidence(self._plugins.labels, "mix_labels", view))
+
+    def previews(self, lams: Sequence[float]) -> dict[str, list[Mix]]:
+        """By the key of each mixer that pictures itself: each image with the next one, at each of the ratios."""
+        pictured = [one for one in map(self._machinery.of, self._plugins.mixers) if one.calls.has("preview_mix")]
+        partner = torch.arange(self._images.shape[0], device=self._images.device).roll(-1)
+        told = {"images": self._images, "labels": self._labels, "partner": partner, "task": self._machinery.task}
+        return {
+            one.key: [
+                one.calls.preview_mix(lam=lam, probe=self._probe(one), modules=one.modules, **told) for lam in lams
+            ]
+            for one in pictured
+        }
 
     # --- mixing ------------------------------------------------------------------------------------------------------
 

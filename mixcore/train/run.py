@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from mixcore.config.load import Loaded
 from mixcore.discovery.manager import Plugins, build_plugins
@@ -15,6 +18,7 @@ from mixcore.evaluate.metrics import headline
 from mixcore.hooks.trace import HookTimes
 from mixcore.logs.jsonl import append_record, read_records, truncate_records
 from mixcore.logs.pictures import grid
+from mixcore.logs.previews import LAMS, preview_grid
 from mixcore.logs.progress import Progress
 from mixcore.logs.tensorboard import TensorBoardLog
 from mixcore.train.checkpoint import Checkpoints
@@ -32,6 +36,8 @@ __all__ = ["run"]
 
 _PICTURES = 10
 """Grids of mixed images that a run leaves in TensorBoard."""
+_PREVIEWED = 4
+"""Images whose masks over lam are pictured after every epoch."""
 
 
 def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) -> dict[str, Any] | None:
@@ -182,7 +188,21 @@ class _Run:
             ) from error
         values = {tag: value for tag, value in record.items() if tag != "epoch"}
         log.scalars({**values, "perf/images_per_second": speed, **self.times.take()}, self.state.epoch)
+        if self.state.step.has_previews:
+            self._preview(log)
         log.flush()
+
+    @functools.cached_property
+    def _previewed(self) -> tuple[Tensor, Tensor]:
+        """The validation images that the masks of every epoch are pictured for."""
+        images, labels = next(iter(self.session.validation.epoch(0)))
+        return images[:_PREVIEWED], labels[:_PREVIEWED]
+
+    def _preview(self, log: TensorBoardLog) -> None:
+        """The masks of mixers that picture themselves, on the same images after every epoch."""
+        images, labels = self._previewed
+        for key, mixes in self.state.step.previews(images, labels, LAMS).items():
+            log.image(f"mix/masks/{key}", preview_grid(images, mixes, self.session.task), self.state.epoch)
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         metric, higher = headline(self.session.task)

@@ -6,7 +6,7 @@ run networks several times and gradients still agree on all processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,6 +80,17 @@ class TrainingStep(nn.Module):
             run = Iteration(self._machinery.keeping_batches(), images, labels, step)
             mix = run.mix(mixer)
             return mix, run.targets(mix)
+
+    def previews(self, images: Tensor, labels: Tensor, lams: Sequence[float]) -> dict[str, list[Mix]]:
+        """What the mixers that picture themselves make of each image and the next one, per ratio; nothing changes."""
+        step = self._step(images.device, 0, 0, logging=False)
+        with self._machinery.precision.hooks(images.device), torch.no_grad():
+            return Iteration(self._machinery.keeping_batches(), images, labels, step).previews(lams)
+
+    @property
+    def has_previews(self) -> bool:
+        """Whether a mixer pictures itself."""
+        return any(mixer.has("preview_mix") for mixer in self._machinery.plugins.mixers)
 
     def _step(self, device: torch.device, epoch: int | None, iteration: int | None, logging: bool) -> Step:
         iteration = self._next if iteration is None else iteration

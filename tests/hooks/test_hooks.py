@@ -108,6 +108,20 @@ def test_hook_generate_mix() -> None:
     assert torch.equal(again.images, mix.images)
 
 
+def test_hook_preview_mix() -> None:
+    step = step_with(mix=[examples("preview_mix").Curtain(), examples("generate_mix").Halves()])
+    images, labels = batch()
+    previews = step.previews(images, labels, (0.25, 0.75))
+    assert list(previews) == ["curtain"], "the other mixer does not picture itself"
+    for lam, mix in zip((0.25, 0.75), previews["curtain"], strict=True):
+        assert mix.partner.tolist() == [1, 2, 3, 0]
+        torch.testing.assert_close(mix.lam, torch.full((4,), lam))
+        assert mix.mask is not None
+        torch.testing.assert_close(mix.mask.mean((1, 2, 3)), mix.lam)
+    assert step.has_previews
+    assert not step_with(mix=examples("generate_mix").Halves()).has_previews
+
+
 def test_hook_mix_labels() -> None:
     step = step_with(mix=examples("generate_mix").Halves(), labels=examples("mix_labels").Winner())
     mix, targets = step.mix_batch(*batch(), mixer=0, iteration=1)

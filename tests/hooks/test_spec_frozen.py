@@ -13,7 +13,7 @@ from mixcore.hooks.version import SPEC_VERSION
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 
 FROZEN = {
-    "version": (1, 0),
+    "version": (1, 1),
     "build_data": "",
     "build_backbone": "task",
     "build_modules": "model, task",
@@ -23,6 +23,7 @@ FROZEN = {
     "compute_loss": "logits, targets, modules, task, step",
     "extra_losses": "mix, targets, images, labels, output, clean, probe, modules, task, step",
     "scalars": "mix, targets, modules, step",
+    "preview_mix": "images, labels, partner, lam, probe, modules, task",
     "after_step": "model, modules, step",
     "predictors": "model, modules",
 }

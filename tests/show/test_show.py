@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click import Command
 from click.testing import CliRunner
 from PIL import Image
@@ -17,6 +18,7 @@ from mixcore.cli import show as show_verb
 from mixcore.errors import CheckpointError, ConfigError, RunFolderError, StorageError
 from mixcore.logs import sheet
 from mixcore.logs.jsonl import read_records
+from mixcore.train.step import TrainingStep
 
 CONFIG = """
 seed = 0
@@ -172,3 +174,17 @@ def test_help_needs_no_torch(verb: str) -> None:
     code = f"{call}; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--set KEY=VALUE" in done.stdout
+
+
+def test_show_of_a_run_folder_takes_its_best_weights(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(TrainingStep, "load_saved_state", lambda _step, state: loaded.append(state))
+    assert show(trained, "--rows", "1").strip() == f"{trained.name}.png"
+    best = torch.load(trained / "checkpoints" / "best.pt", weights_only=True)["step"]
+    (found,) = loaded
+    assert all(torch.equal(value, found[name]) for name, value in best.items())
+    with pytest.raises(RunFolderError, match=r"is no run folder: it has no config\.toml"):
+        show(trained / "checkpoints")

@@ -490,6 +490,23 @@ def test_bf16_learns_too() -> None:
         assert F.cosine_similarity(found.grad.flatten(), wanted.grad.flatten(), dim=0) > 0.9
 
 
+def test_masks_over_lam_leave_no_trace() -> None:
+    step = step_of(lam_concat=True)
+    images, labels = batch()
+    step(images, labels, epoch=0, iteration=0)
+    before = {name: value.clone() for name, value in step.state_dict().items() if isinstance(value, Tensor)}
+    modes = [module.training for module in step.modules()]
+    low, high = step.previews(images, labels, (0.1, 0.9))["automix"]
+    assert all(torch.equal(value, before[name]) for name, value in step.state_dict().items() if name in before)
+    assert [module.training for module in step.modules()] == modes
+    assert low.mask is not None
+    assert high.mask is not None
+    assert (low.mask - high.mask).abs().max() > 0.01
+    assert low.partner.tolist() == [1, 2, 3, 4, 5, 0]
+    again = step.previews(images[:2], labels[:2], (0.1,))["automix"][0]
+    torch.testing.assert_close(again.mask[:1], low.mask[:1], msg="in eval mode other images do not matter")
+
+
 def test_the_example_of_the_readme_runs() -> None:
     (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
     names: dict[str, Any] = {}

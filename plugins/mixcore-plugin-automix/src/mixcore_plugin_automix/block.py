@@ -96,6 +96,16 @@ class MixBlock(nn.Module):
             serving = masks_of_logits(self.logits(projected, serves), size, serves.upsample)
         return learning, serving
 
+    def preview(self, projected: Sequence[Tensor], draw: Draw, size: tuple[int, int]) -> Tensor:
+        """Masks [N,1,H,W] in eval mode, the mode restored."""
+        was = self.training
+        self.eval()
+        try:
+            logits = self.logits([full_precision(tensor) for tensor in projected], draw)
+        finally:
+            self.train(was)
+        return masks_of_logits(logits, size, draw.upsample)
+
 
 class AutoMixBlock(MixBlock):
     """AutoMix: positions of the image ask those of its partner, one projection for both; values are linear.

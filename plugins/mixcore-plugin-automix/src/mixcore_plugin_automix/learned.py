@@ -63,6 +63,7 @@ class LearnedMix:
     """
 
     role = "mix"
+    spec_version = (1, 1)
     provides = frozenset({"mask"})
     suggests = {"predictor": "k_mix"}
     contract = {"lam_is_mask_mean": False}
@@ -218,6 +219,19 @@ class LearnedMix:
             "momentum": self._momentum(step),
             "dropped": _block(modules).dropped.clone(),
         }
+
+    @hookimpl
+    def preview_mix(
+        self, images: Tensor, partner: Tensor, lam: float, probe: Probe, modules: Mapping[str, nn.Module]
+    ) -> Mix:
+        """The block's masks at that ratio, everything in eval mode."""
+        block = _block(modules)
+        features = probe.look(images, network="k", stages=(self.stage,)).stages[self.stage]
+        with probe.autocast():
+            projected = block.project(features)
+        height, width = images.shape[-2:]
+        mask = block.preview(projected, Draw(lam=lam, partner=partner, upsample=self.upsample[0]), (height, width))
+        return Mix.pair(mix_by_mask(images, partner, mask), partner, lam, mask)
 
     # --- after the optimizer step, and at evaluation -----------------------------------------------------------------
 
