@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, TypeAlias
 
 import attrs
@@ -103,10 +107,24 @@ def _unchanged(fetched: Any) -> Any:
     return fetched
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """Schedulers and terminals signal workers too; the run still needs them to reach its next checkpoint."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+class _SignalsLeftToTheRun:
+    """For worker processes: signals to stop end them only once the run itself is ending.
+
+    Schedulers and terminals signal workers too, and the run still needs them to reach its next checkpoint. When the
+    run's process exits, `closing` is set before multiprocessing terminates the workers that are left and waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.closing = multiprocessing.RawValue("b", 0)
+        atexit.register(setattr, self.closing, "value", 1)
+
+    def __call__(self, _worker: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._answer)
+
+    def _answer(self, _number: int, _frame: FrameType | None) -> None:
+        if self.closing.value:
+            os._exit(0)
 
 
 class _Keys:
@@ -145,7 +163,7 @@ class _Fetcher:
             num_workers=workers,
             persistent_workers=persistent,
             collate_fn=_unchanged,
-            worker_init_fn=_leave_signals_to_the_run,
+            worker_init_fn=_SignalsLeftToTheRun(),
             pin_memory=self.device.type == "cuda",
             # Without one of its own the DataLoader draws its workers' base seed from the global generator.
             generator=keyed_generator("workers"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +183,28 @@ def test_uint8_images_are_normalised_and_soft_labels_float32():
     images, labels = joined(eval_loader(Data(train=Bytes(), validation=Bytes(), task=task)).epoch(0))
     torch.testing.assert_close(images[:, 0, 0, 0], (torch.arange(40) / 255 - 0.5) / 0.25)
     assert labels.dtype == torch.float32
+
+
+STOPPED = """
+import multiprocessing, os, signal, sys, time
+sys.path.insert(0, {folder!r})
+from test_worker_loader import data, train_loader
+
+batches = train_loader(data(), workers=1).epoch(0)
+next(batches)
+(worker,) = multiprocessing.active_children()
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.kill(worker.pid, number)
+time.sleep(0.5)
+next(batches)
+print("alive" if worker.is_alive() else "gone")
+sys.exit(3)
+"""
+
+
+def test_workers_outlive_signals_and_end_with_the_process():
+    """The iterator is left open, as it is where an error ends an epoch: the process must not wait for its workers."""
+    script = STOPPED.format(folder=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "alive\n", done.stderr
+    assert done.returncode == 3
