@@ -111,7 +111,7 @@ class _SignalsLeftToTheRun:
     """For worker processes: signals to stop end them only once the run itself is ending.
 
     Schedulers and terminals signal workers too, and the run still needs them to reach its next checkpoint. When the
-    run's process exits, `closing` is set before multiprocessing terminates the workers that are left and waits for them.
+    run's process exits, `closing` is set before multiprocessing terminates the workers that are left and joins them.
     """
 
     def __init__(self) -> None:
