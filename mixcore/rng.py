@@ -15,7 +15,7 @@ __all__ = ["keyed_generator", "keyed_seed"]
 
 def keyed_seed(*key: int | str) -> int:
     """A seed in [0, 2**63) that depends on every element of the key and on their order."""
-    text = "\x1f".join(f"{type(element).__name__}:{element}" for element in key)
+    text = "\x1f".join([f"{type(element).__name__}:{element}" for element in key])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

@@ -71,7 +71,8 @@ def command(
 
     Columns: milliseconds for generating a mix and its label weights; forward and backward passes of networks beyond the
     usual one; most memory held (CUDA only); milliseconds of a whole iteration with backward and optimizer step, and its
-    ratio to that without mixing. The mixers take turns in one process; times are medians. A mixer that does not fit the
+    ratio to that without mixing. The mixers take turns in one process; times are medians: on one CPU thread of the CPU
+    time of the process, which other programs hardly change, else of wall time. A mixer that does not fit the
     backbone is listed with the reason.
     """
     import torch
@@ -137,7 +138,7 @@ def _bench(
 
     from mixcore import __version__
     from mixcore.errors import MixcoreError
-    from mixcore.measure.cost import measure
+    from mixcore.measure.cost import cpu_time, measure
     from mixcore.types import Task
 
     task = Task(
@@ -177,6 +178,7 @@ def _bench(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "clock": "CPU time" if cpu_time(device) else "wall time",
         "repeats": repeats,
         "mixcore": __version__,
         "torch": torch.__version__,
@@ -217,7 +219,8 @@ def _print(document: Mapping[str, Any]) -> None:
     what = document["conditions"]
     title = (
         f"{what['batch']} images of {what['side']} px, {what['classes']} classes, {what['backbone']}, "
-        f"{what['precision']}; {what['device']}, {what['threads']} threads; medians of {what['repeats']} rounds"
+        f"{what['precision']}; {what['device']}, threads: {what['threads']}; {what['clock']}, "
+        f"medians of {what['repeats']} rounds"
     )
     rows = [
         (

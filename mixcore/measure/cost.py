@@ -13,7 +13,7 @@ from torch import Tensor
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.train.step import TrainingStep
 
-__all__ = ["Cost", "measure"]
+__all__ = ["Cost", "cpu_time", "measure"]
 
 WARM_UP = 2
 """Iterations that each step runs before any is timed; their passes are counted."""
@@ -31,6 +31,11 @@ class Cost:
     passes: Passes
     peak_bytes: int | None
     """Most memory that its network, optimizer and iteration held together; None where the device does not tell."""
+
+
+def cpu_time(device: torch.device) -> bool:
+    """Whether times are the process's CPU time: on one thread, where it is the wall time of an idle machine."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 class _Runner:
@@ -82,11 +87,12 @@ class _Runner:
         self.iteration += 1
 
     def _timed(self, work: Callable[[], object]) -> float:
+        clock = time.process_time if cpu_time(self._images.device) else time.perf_counter
         self._wait()
-        start = time.perf_counter()
+        start = clock()
         work()
         self._wait()
-        return 1000 * (time.perf_counter() - start)
+        return 1000 * (clock() - start)
 
     def _wait(self) -> None:
         if self._cuda:

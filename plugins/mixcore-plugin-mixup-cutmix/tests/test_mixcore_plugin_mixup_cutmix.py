@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 
 from mixcore.api import Box, Mix, OptionValueError, box_around, box_lam, boxes_around, boxes_of_sides
-from mixcore.testing import MixerContract, make_step
+from mixcore.testing import MixerContract, code_blocks, make_step
 
 CLASSES = 10
 ODD = ("batch_sizes", "groups_give_the_same_mix", "overwriting_gives_the_same_mix")
@@ -407,3 +408,10 @@ def test_rows_left_alone_are_their_own_partner():
     assert attrs.asdict(rows.settled(), recurse=False)["partner"].tolist() == [0, 0]
     images = torch.randn(2, 1, 2, 2)
     assert torch.equal(mix_rows(images, rows).images[0], images[0])
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))
