@@ -48,22 +48,28 @@ class SquaredError:
 
 
 class TinyConvNet(nn.Module):
-    """Two stages of convolution, BatchNorm and ReLU, each halving the image, then average pooling and a classifier."""
+    """Stages of convolution, BatchNorm and ReLU, each halving the image, then average pooling and a classifier.
 
-    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 8) -> None:
+    Two stages, `stage1` of `width` channels and `stage2` of twice as many, or more like the second.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 8, stages: int = 2) -> None:
         super().__init__()
         self.stage1 = _stage(in_channels, width)
         self.stage2 = _stage(width, 2 * width)
+        for number in range(3, stages + 1):
+            self.add_module(f"stage{number}", _stage(2 * width, 2 * width))
         self.fc = nn.Linear(2 * width, num_classes)
         self.num_classes, self.num_features, self.head_hidden_size = num_classes, 2 * width, 2 * width
         self.feature_info = [
-            {"num_chs": width, "reduction": 2, "module": "stage1"},
-            {"num_chs": 2 * width, "reduction": 4, "module": "stage2"},
+            {"num_chs": width * min(k, 2), "reduction": 2**k, "module": f"stage{k}"} for k in range(1, stages + 1)
         ]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """[N,C,H,W] -> [N,2·width,H/4,W/4]."""
-        return self.stage2(self.stage1(images))
+        """[N,C,H,W] -> [N,2·width,H/4,W/4], with more stages smaller."""
+        for entry in self.feature_info:
+            images = self.get_submodule(str(entry["module"]))(images)
+        return images
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooled features [N,2·width], or with `pre_logits` false the logits [N,K]."""
@@ -99,14 +105,19 @@ def tiny_vit(num_classes: int, image_size: tuple[int, int], in_channels: int = 3
 
 
 def tiny_network(
-    needs: Collection[str], num_classes: int, image_size: tuple[int, int], in_channels: int, seed: int = 0
+    needs: Collection[str],
+    num_classes: int,
+    image_size: tuple[int, int],
+    in_channels: int,
+    seed: int = 0,
+    stages: int = 2,
 ) -> nn.Module:
     """A tiny network that offers what a plugin `needs` (a ViT for attention), its weights from the seed alone.
 
-    The global generators are left as they are.
+    `stages` are those of a convolutional one. The global generators are left as they are.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "attention" in needs:
             return tiny_vit(num_classes, image_size, in_channels)
-        return TinyConvNet(num_classes, in_channels)
+        return TinyConvNet(num_classes, in_channels, stages=stages)

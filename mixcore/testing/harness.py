@@ -66,6 +66,8 @@ class Subject:
     """Options under which lam is drawn as 0 or 1; used where the plugin has all of them."""
     looking: Mapping[str, Any] = attrs.field(factory=dict)
     """Options that switch off clean terms, which are training and may move BatchNorm statistics."""
+    stages: int = 2
+    """Stages of the tiny convolutional network, for a method that by default reads a later one."""
     network: Callable[[int, tuple[int, int], int], nn.Module] | None = None
     """(classes, image size, channels) -> the trained network; None: a tiny one that offers what the plugin needs."""
 
@@ -186,7 +188,7 @@ class Harness:
         if self.subject.network is not None:
             return self.subject.network(classes, size, channels)
         needs: Collection[str] = getattr(self.owner(plugins).plugin, "needs", ())
-        return tiny_network(needs, classes, size, channels)
+        return tiny_network(needs, classes, size, channels, stages=self.subject.stages)
 
     def batch(
         self,

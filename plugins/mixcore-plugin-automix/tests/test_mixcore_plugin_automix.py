@@ -26,7 +26,6 @@ CLASSES, SIZE, TOTAL = 5, (32, 32), 100
 
 class TestContract(MixerContract):
     plugin = "automix"
-    options = {"stage": 2}
 
 
 class TestContractWithEverything(MixerContract):
@@ -48,7 +47,6 @@ class TestContractWithEverything(MixerContract):
 @pytest.mark.gpu
 class TestContractOnCuda(MixerContract):
     plugin = "automix"
-    options = {"stage": 2}
     device = "cuda"
 
 

@@ -29,7 +29,6 @@ CLASSES, SIZE = 5, (16, 24)
 
 class TestContract(MixerContract):
     plugin = "samix"
-    options = {"stage": 2}
 
 
 class TestContractNearest(MixerContract):
@@ -41,7 +40,6 @@ class TestContractNearest(MixerContract):
 @pytest.mark.gpu
 class TestContractOnCuda(MixerContract):
     plugin = "samix"
-    options = {"stage": 2}
     device = "cuda"
 
 

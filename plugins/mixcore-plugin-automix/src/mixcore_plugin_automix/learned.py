@@ -66,7 +66,7 @@ class LearnedMix:
     spec_version = (1, 1)
     provides = frozenset({"mask"})
     suggests = {"predictor": "k_mix"}
-    contract = {"lam_is_mask_mean": False}
+    contract = {"lam_is_mask_mean": False, "stages": 3}
 
     alpha: float = attrs.field(default=2.0, validator=[gt(0), lt(math.inf)])
     """Beta(alpha, alpha) gives both ratios of a batch: one for training the block, one for training the network."""
