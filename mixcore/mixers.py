@@ -24,6 +24,7 @@ from mixcore.types import LabelKind, Mix, Step, Targets, Task
 
 __all__ = ["Mixer", "create_mixer", "create_step"]
 
+_DISTRIBUTED = dist.is_available()
 _ENDLESS = 1 << 40
 """Iterations of a loop whose length nobody told."""
 
@@ -75,6 +76,7 @@ class Mixer:
         self._precision = Precision(None)
         self._network = _network_of(self._calls, model, self._precision)
         self._installed = _install_looking(self._calls, model, num_classes, seed, self._precision)
+        self._looks = "probe" in self._calls.asks("generate_mix")
         self._next = 0
         self._known: dict[tuple[Any, ...], Task] = {}
 
@@ -100,7 +102,7 @@ class Mixer:
             mix = self._calls.generate_mix(
                 images=images,
                 labels=labels,
-                probe=self._probe(),
+                probe=self._probe() if self._looks else None,
                 modules=self._installed.modules,
                 task=self._task(images, labels),
                 step=step,
@@ -203,7 +205,7 @@ def _task(
 
 
 def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _DISTRIBUTED and dist.is_initialized() else 0
 
 
 def _cross_entropy(logits: Tensor, targets: Targets) -> Tensor:

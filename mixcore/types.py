@@ -53,10 +53,6 @@ class Augment(Protocol):
         ...
 
 
-def _frozen_mapping(value: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
-    return {} if value is None else dict(value)
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class Targets:
     """What the loss is told: labels, and for each mixed image the rows it came from with their label weights.
@@ -111,9 +107,9 @@ class Mix:
     """Factor of this view's loss."""
     views: tuple[Mix, ...] = ()
     """Further forwards, run before this one."""
-    losses: Mapping[str, Tensor] = attrs.field(default=None, converter=_frozen_mapping)
+    losses: Mapping[str, Tensor] = attrs.field(default=(), converter=dict)
     """Scalars that are known before the forward (a generator's loss)."""
-    notes: Mapping[str, Tensor] = attrs.field(default=None, converter=_frozen_mapping)
+    notes: Mapping[str, Tensor] = attrs.field(default=(), converter=dict)
     """[M,...] what later hooks of this iteration want back."""
 
     @classmethod
