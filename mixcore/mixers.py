@@ -108,7 +108,8 @@ class Mixer:
                 step=step,
                 rng=keyed_generator(step.seed, step.epoch, step.iteration, step.group, "mix"),
             )
-        _refuse_by_result(mix, self._calls)
+        if mix.stage is not None or mix.head is not None or mix.views:
+            raise _other_door(self._calls, _why_more(mix))
         return mix
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,11 +257,8 @@ def _refuse_by_hooks(calls: PluginCalls) -> None:
             raise _other_door(calls, f"implements {hook}")
 
 
-def _refuse_by_result(mix: Mix, calls: PluginCalls) -> None:
-    if mix.stage is not None:
-        raise _other_door(calls, "mixes inside the network")
-    if mix.views or mix.head is not None:
-        raise _other_door(calls, "trains on more than the mixed batch")
+def _why_more(mix: Mix) -> str:
+    return "mixes inside the network" if mix.stage is not None else "trains on more than the mixed batch"
 
 
 def _other_door(calls: PluginCalls, why: str) -> ConfigError:

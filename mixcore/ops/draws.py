@@ -49,7 +49,7 @@ def beta(alpha: float, rng: Generator) -> float:
     gammas, draws = _gamma_draws(alpha, 2, rng)
     (g1, g2), (u1, u2) = gammas.tolist(), draws.tolist()
     # in Python, not in tensors: this runs every iteration, and each tensor operation costs more than the whole formula
-    difference = math.log(g1) - math.log(g2) + (math.log1p(-u1) - math.log1p(-u2)) / alpha
+    difference = math.log(g1 / g2) + math.log((1 - u1) / (1 - u2)) / alpha
     smaller = math.exp(-abs(difference))
     return (1.0 if difference > 0 else smaller) / (1.0 + smaller)
 
