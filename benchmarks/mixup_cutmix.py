@@ -1,8 +1,8 @@
 """Mixup and CutMix, targets included, against torchvision's v2 transforms and timm's Mixup.
 
-Each comparison runs both sides in turn in one process, on one batch, and takes medians; a ratio below 1 says that mixcore
-is faster. torchvision returns new images, and so does mixcore beside it; timm writes into the batch, and so does mixcore
-beside it. Ours is `create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`.
+Each comparison runs both sides in turn in one process, on one batch, and takes medians; a ratio below 1 says that
+mixcore is faster. torchvision returns new images, and so does mixcore beside it; timm writes into the batch, and so
+does mixcore beside it. Ours is `create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`.
 
     python benchmarks/mixup_cutmix.py [--device cpu|cuda] [--threads 1] [--pairs 300] [--shapes cifar imagenet]
 """
