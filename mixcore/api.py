@@ -71,7 +71,6 @@ __all__ = [
     "boxes_of_sides",
     "capabilities",
     "combine_blocks",
-    "combine_blocks",
     "crop_flip",
     "draw_partners",
     "fine_grained",
