@@ -22,7 +22,11 @@ ROWS = 2
 
 
 def two_processes(harness: Harness) -> None:
-    """With group_size, two processes mix the bytes that one does; two DDP steps leave them with equal networks."""
+    """With group_size, two processes mix what one does; two DDP steps leave them with equal networks.
+
+    To the byte, unless the method looks at a network: what a forward gives depends, in the last bit, on where its
+    tensors happen to lie in memory.
+    """
     try:
         subject = pickle.dumps(harness.subject)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -31,9 +35,12 @@ def two_processes(harness: Harness) -> None:
         start_processes(_process, (subject, folder), nprocs=2, start_method="spawn")
         found = [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(2)]
     images, labels = harness.batch(2 * ROWS)
-    expected = harness.mix(images, labels, step=harness.step(group_size=ROWS)).images.cpu()
+    alone = harness.step(group_size=ROWS)
+    expected = harness.mix(images, labels, step=alone).images.cpu()
     mixed = torch.cat([one["mixed"] for one in found])
-    expect(torch.equal(mixed, expected), "two processes gave other mixed images than one, with the same group_size")
+    looks = {"probe", "modules"} & harness.plugins().mixers[0].asks("generate_mix")
+    same = torch.allclose(mixed, expected, rtol=0, atol=1e-4) if looks else torch.equal(mixed, expected)
+    expect(same, "two processes gave other mixed images than one, with the same group_size")
     for name, value in found[0]["state"].items():
         same = torch.equal(value, found[1]["state"][name])
         expect(same, f"{name} differs between two processes after two steps")
