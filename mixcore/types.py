@@ -107,9 +107,9 @@ class Mix:
     """Factor of this view's loss."""
     views: tuple[Mix, ...] = ()
     """Further forwards, run before this one."""
-    losses: Mapping[str, Tensor] = attrs.field(default=(), converter=dict)
+    losses: Mapping[str, Tensor] = attrs.field(factory=dict)
     """Scalars that are known before the forward (a generator's loss)."""
-    notes: Mapping[str, Tensor] = attrs.field(default=(), converter=dict)
+    notes: Mapping[str, Tensor] = attrs.field(factory=dict)
     """[M,...] what later hooks of this iteration want back."""
 
     @classmethod
