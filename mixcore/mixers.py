@@ -14,7 +14,7 @@ from mixcore.discovery.manager import build_method_plugins
 from mixcore.errors import ConfigError
 from mixcore.evidence.network import Network
 from mixcore.evidence.probe import Probe
-from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.calls import PluginCalls, missing_of_backbone
 from mixcore.rng import keyed_generator
 from mixcore.train.build import build_parts, build_step, install
 from mixcore.train.iteration import Installed
@@ -166,7 +166,7 @@ def create_step(
 
     Raises ConfigError where names, options, network and labels do not fit together.
     """
-    missing = [name for name in ("forward_features", "forward_head", "get_classifier") if not hasattr(model, name)]
+    missing = missing_of_backbone(model)
     if missing:
         raise ConfigError(
             f"{type(model).__name__} has no {', '.join(missing)}; create_step takes networks with timm's interface, "

@@ -18,7 +18,7 @@ from mixcore.errors import BrokenPluginError, HookError
 from mixcore.hooks.markers import PROJECT
 from mixcore.types import Data, Mix, Part, Targets
 
-__all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper"]
+__all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper", "missing_of_backbone"]
 
 HOOKS = (
     "build_data",
@@ -109,9 +109,7 @@ class PluginCalls:
         network = self._call("build_backbone", **arguments)
         if not isinstance(network, nn.Module):
             raise self._wrong("build_backbone", network, "a torch.nn.Module")
-        missing = [
-            name for name in ("forward_features", "forward_head", "get_classifier") if not hasattr(network, name)
-        ]
+        missing = missing_of_backbone(network)
         if missing:
             raise HookError(
                 f"build_backbone of {self.label} returned a {type(network).__name__} without {', '.join(missing)}; "
@@ -233,6 +231,11 @@ def _check_sources(where: str, sources: Tensor, weights: Tensor, rows: int) -> N
         raise HookError(f"{where} gave sources {_describe(sources)}; expected int64 [{rows},S]")
     if weights.dtype != torch.float32 or weights.shape != sources.shape:
         raise HookError(f"{where} gave weights {_describe(weights)}; expected float32 {list(sources.shape)}")
+
+
+def missing_of_backbone(network: nn.Module) -> list[str]:
+    """Names of timm's interface that the core calls and this network does not have."""
+    return [name for name in ("forward_features", "forward_head", "get_classifier") if not hasattr(network, name)]
 
 
 def has_wrapper(manager: pluggy.PluginManager, hook: str) -> bool:
