@@ -15,7 +15,7 @@ from mixcore.errors import ConfigError
 from mixcore.evidence.network import Network
 from mixcore.evidence.probe import Probe
 from mixcore.hooks.calls import PluginCalls, missing_of_backbone
-from mixcore.rng import keyed_generator
+from mixcore.rng import keyed_seed
 from mixcore.train.build import build_parts, build_step, install
 from mixcore.train.iteration import Installed
 from mixcore.train.precision import Precision
@@ -78,6 +78,7 @@ class Mixer:
         self._installed = _install_looking(self._calls, model, num_classes, seed, self._precision)
         self._looks = "probe" in self._calls.asks("generate_mix")
         self._next = 0
+        self._rng = torch.Generator()
         self._known: dict[tuple[Any, ...], Task] = {}
 
     def __call__(
@@ -106,7 +107,7 @@ class Mixer:
                 modules=self._installed.modules,
                 task=self._task(images, labels),
                 step=step,
-                rng=keyed_generator(step.seed, step.epoch, step.iteration, step.group, "mix"),
+                rng=self._rng.manual_seed(keyed_seed(step.seed, step.epoch, step.iteration, step.group, "mix")),
             )
         if mix.stage is not None or mix.head is not None or mix.views:
             raise _other_door(self._calls, _why_more(mix))
@@ -128,14 +129,15 @@ class Mixer:
     def _task(self, images: Tensor, labels: Tensor) -> Task:
         """The task as the batch shows it; a new kind of batch is checked and the method's modules follow its device."""
         kind: LabelKind = "soft" if labels.is_floating_point() else "class"
-        key = (images.shape[1:], kind, images.device)
-        if key not in self._known:
+        key = (images.shape, kind, images.device)
+        task = self._known.get(key)
+        if task is None:
             channels, height, width = images.shape[1:]
-            self._known[key] = _task(self._classes, channels, (height, width), kind)
-            check_task(self._plugins, self._known[key])
+            task = self._known[key] = _task(self._classes, channels, (height, width), kind)
+            check_task(self._plugins, task)
             for module in self._installed.modules.values():
                 module.to(images.device)
-        return self._known[key]
+        return task
 
 
 def create_step(

@@ -81,9 +81,14 @@ class Targets:
 
 
 @functools.lru_cache(maxsize=64)
-def _own_rows(rows: int, device: torch.device) -> Tensor:
-    """0..rows-1, int64 [rows], for reading only: a loop asks for the same every time."""
-    return torch.arange(rows, device=device)
+def _pair_constants(rows: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What every pair mix of so many rows is made from, for reading only: a loop asks for the same every time.
+
+    The rows themselves, int64 [rows], and the columns (0, 1) and (1, -1), float32 [rows,2]: at_zero + lam · slope are
+    the weights, by one operation on the device and without a number travelling there.
+    """
+    at_zero = torch.tensor([0.0, 1.0], device=device).repeat(rows, 1)
+    return torch.arange(rows, device=device), at_zero, 1 - 2 * at_zero
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -118,17 +123,15 @@ class Mix:
 
         `lam` is [M], or one Python float for all rows. `mask` [M,1,h,w] is the weight of the image's own pixels.
         """
-        rows, device = partner.shape[0], partner.device
+        own, at_zero, slope = _pair_constants(partner.shape[0], partner.device)
         if isinstance(lam, Tensor):
             lam = lam.to(torch.float32)
             weights = torch.stack((lam, 1 - lam), 1)
         else:
-            # filled on the device: nothing travels, and on the CPU two fills cost less than one torch.tensor
-            weights = torch.full((rows, 2), 1 - lam, dtype=torch.float32, device=device)
-            weights.select(1, 0).fill_(lam)
+            weights = torch.add(at_zero, slope, alpha=lam)
         return cls(
             images=images,
-            sources=torch.stack((_own_rows(rows, device), partner), 1),
+            sources=torch.stack((own, partner)).t(),
             weights=weights,
             masks=mask,
             **rest,

@@ -46,6 +46,8 @@ def _shapes(shape: float, count: int) -> Tensor:
 
 def beta(alpha: float, rng: Generator) -> float:
     """One draw of Beta(alpha, alpha), alpha > 0, as a Python float in [0, 1]: it can be read without a device stall."""
+    if alpha == 1:
+        return uniforms(1, rng=rng).item()  # Beta(1, 1) is uniform
     gammas, draws = _gamma_draws(alpha, 2, rng)
     (g1, g2), (u1, u2) = gammas.tolist(), draws.tolist()
     # in Python, not in tensors: this runs every iteration, and each tensor operation costs more than the whole formula
@@ -56,6 +58,8 @@ def beta(alpha: float, rng: Generator) -> float:
 
 def beta_per_sample(alpha: float, count: int, rng: Generator) -> Tensor:
     """`count` independent draws of Beta(alpha, alpha), alpha > 0: [count] float64 on the CPU, in [0, 1]."""
+    if alpha == 1:
+        return uniforms(count, rng=rng)
     gammas, draws = _gamma_draws(alpha, 2 * count, rng)
     first, second = (gammas.log() + torch.log1p(-draws) / alpha).view(2, count)
     return torch.sigmoid(first - second)

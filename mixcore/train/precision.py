@@ -31,13 +31,13 @@ class Precision:
 
     def hooks(self, device: torch.device) -> AbstractContextManager[None]:
         """Autocast off and gradients on for as long as it is open; remembers what surrounded the call."""
-        self._device_type = device.type
-        surrounds = torch.is_autocast_enabled(device.type)
+        kind = self._device_type = device.type
+        surrounds = torch.is_autocast_enabled(kind)
         if self._follows:
-            self._dtype = torch.get_autocast_dtype(device.type) if surrounds else None
+            self._dtype = torch.get_autocast_dtype(kind) if surrounds else None
         if not surrounds and torch.is_grad_enabled():
             return _AS_IT_IS  # switching for nothing costs a third of what blending a small batch does
-        return _plain(device.type)
+        return _plain(kind)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
