@@ -70,10 +70,10 @@ def command(
     """Measure the mixers NAME..., or all that are installed, with their default options.
 
     Columns: milliseconds for generating a mix and its label weights; forward and backward passes of networks beyond the
-    usual one; most memory held (CUDA only); milliseconds of a whole iteration with backward and optimizer step, and its
-    ratio to that without mixing. The mixers take turns in one process; times are medians: on one CPU thread of the CPU
-    time of the process, which other programs hardly change, else of wall time. A mixer that does not fit the
-    backbone is listed with the reason.
+    usual one; most memory that network, optimizer and iteration held; milliseconds of a whole iteration with backward
+    and optimizer step, and its ratio to that without mixing. The mixers take turns in one process; times are medians:
+    on one CPU thread of the CPU time of the process, which other programs hardly change, else of wall time. A mixer
+    that does not fit the backbone is listed with the reason.
     """
     import torch
 
@@ -167,7 +167,7 @@ def _bench(
             "mix_ms": cost.mix_ms,
             "extra_forwards": cost.passes.beyond(plain.passes).forward,
             "extra_backwards": cost.passes.beyond(plain.passes).backward,
-            "peak_mib": None if cost.peak_bytes is None else cost.peak_bytes / 2**20,
+            "peak_mib": cost.peak_bytes / 2**20,
             "step_ms": cost.step_ms,
             "relative": cost.step_ms / plain.step_ms,
         }
@@ -228,7 +228,7 @@ def _print(document: Mapping[str, Any]) -> None:
             f"{row['mix_ms']:.2f}",
             f"{row['extra_forwards']:+g}",
             f"{row['extra_backwards']:+g}",
-            "not measured" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}",
+            f"{row['peak_mib']:.0f}",
             f"{row['step_ms']:.1f}",
             f"{row['relative']:.3f}",
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 import torch
 from torch import Tensor
 
+from mixcore.measure.memory import held_bytes, peak_bytes_on_cpu
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.train.step import TrainingStep
 
@@ -29,8 +30,8 @@ class Cost:
     step_ms: float
     """A whole iteration with backward, optimizer step and what plugins do after it."""
     passes: Passes
-    peak_bytes: int | None
-    """Most memory that its network, optimizer and iteration held together; None where the device does not tell."""
+    peak_bytes: int
+    """Most memory that its network, optimizer and iteration held together."""
 
 
 def cpu_time(device: torch.device) -> bool:
@@ -50,10 +51,14 @@ class _Runner:
         self.iteration = WARM_UP
         self.mix_times: list[float] = []
         self.step_times: list[float] = []
-        self.peak: int | None = None
         self._train()
         self.optimizer.zero_grad(set_to_none=True)
-        self._own = self._allocated() - before
+        if self._cuda:
+            self._own, self.peak = self._allocated() - before, 0
+        else:
+            self._own = held_bytes(self._tensors())
+            self.peak = self._own + peak_bytes_on_cpu(self._train)
+            self.optimizer.zero_grad(set_to_none=True)
 
     def run(self) -> None:
         """Time a mix and then an iteration, both with the draws of the next iteration."""
@@ -65,7 +70,7 @@ class _Runner:
         self.step_times.append(self._timed(self._train))
         if self._cuda:
             held = torch.cuda.max_memory_allocated(self._images.device) - before
-            self.peak = max(self.peak or 0, self._own + held)
+            self.peak = max(self.peak, self._own + held)
         self.optimizer.zero_grad(set_to_none=True)
 
     def cost(self) -> Cost:
@@ -97,6 +102,12 @@ class _Runner:
     def _wait(self) -> None:
         if self._cuda:
             torch.cuda.synchronize(self._images.device)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.step.parameters()
+        yield from self.step.buffers()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self._images.device) if self._cuda else 0

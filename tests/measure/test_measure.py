@@ -17,6 +17,7 @@ from mixcore.api import Mix, Part, Probe, hookimpl
 from mixcore.cli.main import main
 from mixcore.errors import ConfigError
 from mixcore.measure.cost import measure
+from mixcore.measure.memory import held_bytes, peak_bytes_on_cpu
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.testing import TinyConvNet, tiny_vit
 from mixcore.train.step import TrainingStep
@@ -97,7 +98,41 @@ def test_times_tell_the_slow_from_the_fast():
     costs = measure(builds, *batch(), repeats=3)
     assert costs["slow"].mix_ms > 20 > costs["none"].mix_ms
     assert costs["slow"].step_ms > 20
-    assert costs["none"].peak_bytes is None, "the CPU does not tell"
+
+
+@attrs.define(eq=False, kw_only=True)
+class Hoarding:
+    """Holds a megabyte for a moment."""
+
+    role = "mix"
+
+    @hookimpl
+    def generate_mix(self, images: Tensor) -> Mix:
+        hoard = torch.ones(2**18)
+        return Mix.clean(images + hoard[0] - 1)
+
+
+def test_memory_tells_who_holds_more():
+    builds = {"none": lambda: step_of("none"), "hoarding": lambda: step_of(Hoarding())}
+    costs = {name: cost.peak_bytes for name, cost in measure(builds, *batch(), repeats=1).items()}
+    weights = held_bytes(TinyConvNet(4).parameters())
+    assert costs["none"] > 3 * weights, "weights, momentum and gradients are held together"
+    assert 2**20 <= costs["hoarding"] < costs["none"] + 2**20 + 2**14
+
+
+def test_peak_is_the_most_that_was_held_together():
+    def work():
+        first = torch.ones(1000)
+        del first
+        second, third = torch.ones(2000), torch.ones(500)
+        return second.view(2, 1000), third
+
+    assert peak_bytes_on_cpu(work) == 4 * 2500
+
+
+def test_shared_memory_is_held_once():
+    whole = torch.ones(10)
+    assert held_bytes([whole, whole[:5], torch.ones(2)]) == 48
 
 
 def test_what_does_not_fit_is_skipped_or_raised():
