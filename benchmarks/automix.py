@@ -28,6 +28,7 @@ import mixcore
 from mixcore.api import Mix, Task, beta, blend, draw_partners, hookimpl, send
 from mixcore.config.tables import config_from_tree
 from mixcore.discovery.manager import build_plugins
+from mixcore.measure.memory import peak_bytes_on_cpu
 from mixcore.train.step import TrainingStep
 
 CLASSES = 100
@@ -123,7 +124,10 @@ def flops(one: Contender, images: Tensor, labels: Tensor) -> float:
 
 
 def peak(one: Contender, images: Tensor, labels: Tensor, precision: AbstractContextManager[Any]) -> float:
-    """MiB that a step allocates at its peak beyond what all contenders hold; only a CUDA device tells."""
+    """MiB that a step allocates at its peak beyond what all contenders hold."""
+    one.optimizer.zero_grad()
+    if not images.is_cuda:
+        return peak_bytes_on_cpu(lambda: one.forward_backward(images, labels, precision)) / 2**20
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -178,9 +182,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
             if turn >= 2:
                 one.seconds.append(spent)
                 one.after.append(after)
-    memory = (
-        {title: peak(one, images, labels, precision()) for title, one in field.items()} if device.type == "cuda" else {}
-    )
+    memory = {title: peak(one, images, labels, precision()) for title, one in field.items()}
     print(f"\n{arguments.backbone}, {size} px, batch {batch}, {arguments.rounds} rounds")
     print(f"{'':26}{'ms':>9}{'vanilla':>9}{'two':>7}{'FLOPs':>8}{'after, ms':>11}{'MiB':>9}{'memory':>8}")
     for title, one in field.items():
@@ -191,8 +193,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
         line = f"{title:<26}{1e3 * statistics.median(one.seconds):9.1f}{ratios[0]:9.2f}{ratios[1]:7.2f}"
         line += f"{counted[title] / counted['vanilla']:8.2f}" if counted else " " * 8
         line += f"{1e3 * statistics.median(one.after):11.1f}"
-        if memory:
-            line += f"{memory[title]:9.0f}{memory[title] / memory['vanilla']:8.2f}"
+        line += f"{memory[title]:9.0f}{memory[title] / memory['vanilla']:8.2f}"
         print(line)
 
 

@@ -122,9 +122,15 @@ class Mix:
         """The usual mix of two: source 0 is the image itself with weight `lam`, source 1 its `partner` [M].
 
         `lam` is [M], or one Python float for all rows. `mask` [M,1,h,w] is the weight of the image's own pixels.
+        Raises MixcoreError for a `lam` of another shape.
         """
         own, at_zero, slope = _pair_constants(partner.shape[0], partner.device)
         if isinstance(lam, Tensor):
+            if lam.ndim != 1:
+                raise MixcoreError(
+                    f"lam is a tensor of shape {list(lam.shape)}; expected [{partner.shape[0]}], one ratio per image, "
+                    "or a Python float (mixcore.api.beta draws one)"
+                )
             lam = lam.to(torch.float32)
             weights = torch.stack((lam, 1 - lam), 1)
         else:

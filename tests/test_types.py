@@ -18,6 +18,19 @@ def test_a_pair_reads_back_its_partner_lam_and_mask() -> None:
     torch.testing.assert_close(mix.weights, torch.tensor([[0.25, 0.75], [0.75, 0.25]]))
 
 
+def test_a_pair_takes_one_number_for_all_rows() -> None:
+    mix = Mix.pair(torch.rand(3, 1, 2, 2), torch.tensor([1, 2, 0]), 0.3)
+    torch.testing.assert_close(mix.weights, torch.tensor([[0.3, 0.7]] * 3))
+    assert mix.sources.tolist() == [[0, 1], [1, 2], [2, 0]]
+    for lam in (0.0, 1.0):
+        assert Mix.pair(mix.images, mix.partner, lam).weights.tolist() == [[lam, 1 - lam]] * 3
+
+
+def test_a_pair_refuses_a_ratio_of_another_shape() -> None:
+    with pytest.raises(MixcoreError, match=r"shape \[\]; expected \[3\]"):
+        Mix.pair(torch.rand(3, 1, 2, 2), torch.tensor([1, 2, 0]), torch.tensor(0.3))
+
+
 def test_a_clean_mix_is_its_own_partner_with_weight_one_and_no_mask() -> None:
     mix = Mix.clean(torch.rand(3, 1, 2, 2))
     assert mix.partner.tolist() == [0, 1, 2]
