@@ -5,8 +5,8 @@
 
 Every method trains from the same configuration with the same seeds, through the same command as any run; only [mix]
 differs. Printed is the last epoch's top-1 of the trained network and of the predictor that the method suggests, mean
-and standard deviation over the seeds. The learnt methods read stage 2, whose map is 4x4, and their momentum copy follows
-within a short run (`momentum` 0.99 to 0.999). Run folders are kept, with the statistics of the masks.
+and standard deviation over the seeds. The learnt methods read stage 2, whose map is 4x4, and their momentum copy
+follows within a short run (`momentum` 0.99 to 0.999). Run folders are kept, with the statistics of the masks.
 """
 
 from __future__ import annotations

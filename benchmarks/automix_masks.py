@@ -38,7 +38,7 @@ def mean_against_lam(folder: Path) -> list[float]:
     config = load_config(folder / "config.toml").config
     with joined(attrs.evolve(config.run, device="cpu"), Place()) as processes:
         session = build_session(config, build_plugins(config), processes)
-        session.state.step.load_saved_state(read_checkpoint(folder / "best.pt")["step"])
+        session.state.step.load_saved_state(read_checkpoint(folder / "checkpoints" / "best.pt")["step"])
         images, labels = next(iter(session.loader.epoch(0)))
         mixes = next(iter(session.state.step.previews(images[:IMAGES], labels[:IMAGES], LAMS).values()))
     return [float(torch.as_tensor(mix.masks).mean()) for mix in mixes]

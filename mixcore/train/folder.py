@@ -5,10 +5,13 @@ config.toml  environment.json  metrics.jsonl  summary.json  checkpoints/{last,pr
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +70,24 @@ class RunFolder:
                 f"the run folder {self.path} cannot be written: {error.strerror or error}; expected a writable "
                 "directory. Name another one: --set run.dir=PATH"
             ) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process until the block ends, or the process does. RunFolderError where it is taken.
+
+        The lock is one that worker processes do not inherit: a killed run leaves none behind. Where the file system
+        has no locks, nothing is kept.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise RunFolderError(
+                        f"another process is training in {self.path}; wait until it has ended, or give this run a "
+                        "folder of its own: --set run.dir=PATH"
+                    ) from error
+            yield
 
     def write_text(self, path: Path, text: str) -> None:
         """Replace a text file of the folder. Raises StorageError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -49,10 +50,11 @@ def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) ->
     checkpoints kept.
     """
     place = find_place(os.environ)
-    with StopSignals() as signals:
+    with StopSignals() as signals, ExitStack() as stack:
         folder.check_owner(loaded.resolved)
         if place.rank == 0:
             folder.make()
+            stack.enter_context(folder.held())
         plugins = build_plugins(loaded.config)
         with joined(loaded.config.run, place) as processes:
             session = build_session(loaded.config, plugins, processes)

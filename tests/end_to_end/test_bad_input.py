@@ -5,6 +5,7 @@ Each room tests its own refusals in detail; here every one of them goes through 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import socket
 from collections.abc import Callable
@@ -248,3 +249,12 @@ def test_groups_that_do_not_divide_a_batch(refused: Say) -> None:
 
 def test_groups_with_repeated_augmentation(refused: Say, folders: Path) -> None:
     assert "data.repeats" in refused(*image_folder(folders), "data.repeats=3", "mix.group_size=2")
+
+
+def test_a_run_folder_in_use(refused: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(*_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("fcntl.lockf", taken)
+    message = refused(f'run.dir="{tmp_path}/taken"')
+    assert "another process is training" in message

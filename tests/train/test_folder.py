@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,3 +76,17 @@ def test_a_fault_of_our_own_is_not_taken_for_a_full_disk(tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="out of memory"):
         replace_file(tmp_path / "file", fails)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path: Path) -> None:
+    hold = "import sys, pathlib, time; from mixcore.train.folder import RunFolder\n"
+    hold += "with RunFolder(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        refusal = pytest.raises(RunFolderError, match=r"another process is training .* --set run.dir=PATH")
+        with refusal, RunFolder(tmp_path).held():
+            pass
+        other.kill()
+    with RunFolder(tmp_path).held():
+        pass
