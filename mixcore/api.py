@@ -32,6 +32,7 @@ from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, sli
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
+from mixcore.options import all_positive
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Targets",
     "Task",
     "UnreadableSampleError",
+    "all_positive",
     "beta",
     "beta_per_sample",
     "blend",

@@ -11,7 +11,7 @@ from attrs.validators import in_
 from torch import Tensor
 from torchvision import datasets
 
-from mixcore.api import Data, DataError, PaddingMode, hookimpl
+from mixcore.api import Data, DataError, PaddingMode, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import decode_all
 from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
 from mixcore_plugins_builtin.data.options import (
@@ -21,7 +21,6 @@ from mixcore_plugins_builtin.data.options import (
     ResidentOptions,
     class_labels,
     found,
-    positive,
 )
 from mixcore_plugins_builtin.data.torchvision_sets import open_torchvision
 
@@ -47,7 +46,7 @@ class _Cifar(ResidentOptions):
     """An image file that cannot be decoded: "refuse" stops, "skip" leaves it out and says so."""
     mean: tuple[float, ...] = CIFAR_MEAN
     """Subtracted from pixels in [0,1], per channel; one number stands for all channels."""
-    std: tuple[float, ...] = attrs.field(default=CIFAR_STD, validator=positive)
+    std: tuple[float, ...] = attrs.field(default=CIFAR_STD, validator=all_positive)
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
 
     @hookimpl

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from attrs.validators import ge, in_
 from torch import Tensor
 
-from mixcore.api import Data, PaddingMode, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, positive, probability
+from mixcore.api import Data, PaddingMode, all_positive, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, probability
 
 __all__ = ["Digits"]
 
@@ -45,7 +45,7 @@ class Digits(ResidentOptions):
     """Probability of the left-right mirror image, in [0,1]; a mirrored digit is no digit."""
     mean: tuple[float, ...] = (0.305,)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
-    std: tuple[float, ...] = attrs.field(default=(0.324,), validator=positive)
+    std: tuple[float, ...] = attrs.field(default=(0.324,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
 
     @hookimpl

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from attrs.validators import ge
 from torch import Generator, Tensor
 
-from mixcore.api import Data, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, positive, probability
+from mixcore.api import Data, all_positive, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, probability
 
 __all__ = ["Fake"]
 
@@ -46,7 +46,7 @@ class Fake(ResidentOptions):
     """Probability of the left-right mirror image, in [0,1]."""
     mean: tuple[float, ...] = (0.5,)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
-    std: tuple[float, ...] = attrs.field(default=(0.25,), validator=positive)
+    std: tuple[float, ...] = attrs.field(default=(0.25,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
 
     @hookimpl

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixcore.api import Data, Task, hookimpl
+from mixcore.api import Data, Task, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import open_rgb
 from mixcore_plugins_builtin.data.folder_transforms import (
     Interpolation,
@@ -25,7 +25,6 @@ from mixcore_plugins_builtin.data.options import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     OnCorrupt,
-    positive,
     probability,
 )
 
@@ -102,7 +101,7 @@ class ImageFolder:
     """Repeated augmentation: times that an image comes in an epoch of unchanged length; 1: off."""
     mean: tuple[float, ...] = attrs.field(default=IMAGENET_MEAN, validator=_three)
     """Subtracted from pixels in [0,1], per channel."""
-    std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=[_three, positive])
+    std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=[_three, all_positive])
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
     on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
     """A file that cannot be decoded: "refuse" stops the run, "skip" takes the next one (validation: leaves it out)."""

@@ -11,7 +11,7 @@ import torch
 from attrs.validators import ge, in_
 from torch import Tensor
 
-from mixcore.api import ConfigError, CropFlip, Data, PaddingMode, Resident, Task
+from mixcore.api import ConfigError, CropFlip, Data, PaddingMode, Resident, Task, all_positive
 
 __all__ = [
     "CIFAR_MEAN",
@@ -22,7 +22,6 @@ __all__ = [
     "ResidentOptions",
     "class_labels",
     "found",
-    "positive",
     "probability",
 ]
 
@@ -37,12 +36,6 @@ def probability(instance: object, attribute: attrs.Attribute[Any], value: float)
     """Validator: in [0,1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{attribute.name} must lie in [0,1], found {value}")
-
-
-def positive(instance: object, attribute: attrs.Attribute[Any], value: Sequence[float]) -> None:  # noqa: ARG001
-    """Validator: every value is above 0."""
-    if not value or min(value) <= 0:
-        raise ValueError(f"{attribute.name} must hold numbers above 0, found {list(value)}")
 
 
 def found(path: str | Path) -> str:
@@ -65,7 +58,7 @@ class ResidentOptions:
     """Probability of the left-right mirror image, in [0,1]."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Subtracted from pixels in [0,1], per channel; one number stands for all channels."""
-    std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=positive)
+    std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=all_positive)
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
 
     def resident_data(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], num_classes: int) -> Data:

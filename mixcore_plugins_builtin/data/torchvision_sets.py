@@ -11,8 +11,8 @@ import torch
 from attrs.validators import ge
 from torchvision import datasets
 
-from mixcore.api import Data, DataError, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, class_labels, found, positive
+from mixcore.api import Data, DataError, all_positive, hookimpl
+from mixcore_plugins_builtin.data.options import ResidentOptions, class_labels, found
 
 __all__ = ["STL10", "FashionMNIST", "open_torchvision"]
 
@@ -60,7 +60,7 @@ class FashionMNIST(ResidentOptions):
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
     mean: tuple[float, ...] = (0.286,)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
-    std: tuple[float, ...] = attrs.field(default=(0.353,), validator=positive)
+    std: tuple[float, ...] = attrs.field(default=(0.353,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
 
     @hookimpl

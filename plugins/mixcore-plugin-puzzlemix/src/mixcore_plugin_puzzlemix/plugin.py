@@ -18,6 +18,7 @@ from mixcore.api import (
     Probe,
     Step,
     Task,
+    all_positive,
     beta,
     block_shares,
     draw_partners,
@@ -51,11 +52,6 @@ def _saliency_fits(mixer: PuzzleMix, _: object, value: str) -> None:
 def _block_side(_: object, attribute: attrs.Attribute[int], value: int) -> None:
     if value != -1 and value < 1:
         raise ValueError(f"{attribute.name!r} must be -1 or at least 1 pixel, found {value}")
-
-
-def _positive(_: object, attribute: attrs.Attribute[Channels], value: Channels) -> None:
-    if value is not None and not all(one > 0 for one in value):
-        raise ValueError(f"{attribute.name!r} must be above 0 in every channel, found {list(value)}")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -95,7 +91,7 @@ class PuzzleMix:
     """Where saliency comes from."""
     mean: Channels = None
     """Mean per channel that the images were normalised with; default: the task's."""
-    std: Channels = attrs.field(default=None, validator=_positive)
+    std: Channels = attrs.field(default=None, validator=all_positive)
     """Standard deviation per channel that the images were normalised with; default: the task's."""
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 import torch
@@ -16,6 +16,7 @@ from mixcore.api import (
     Mix,
     Probe,
     Task,
+    all_positive,
     beta,
     boxes_around,
     boxes_lam,
@@ -71,11 +72,6 @@ def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) ->
     return Mix.pair(mixed, partner, boxes_lam(boxes, height, width), masks)
 
 
-def _positive(_: object, attribute: attrs.Attribute[Any], value: tuple[float, ...] | None) -> None:
-    if value is not None and not all(one > 0 for one in value):
-        raise ValueError(f"{attribute.name!r} must be above 0 in every channel, found {list(value)}")
-
-
 @attrs.define(eq=False, kw_only=True)
 class SaliencyMix:
     """SaliencyMix: a rectangle around the most salient pixel of the other image is pasted where it was."""
@@ -93,7 +89,7 @@ class SaliencyMix:
     """Where saliency comes from; "onoff8" repeats the detector of the published code on 8-bit images."""
     mean: tuple[float, ...] | None = None
     """Mean per channel that the images were normalised with, for "onoff8"; default: the task's."""
-    std: tuple[float, ...] | None = attrs.field(default=None, validator=_positive)
+    std: tuple[float, ...] | None = attrs.field(default=None, validator=all_positive)
     """Standard deviation per channel that the images were normalised with, for "onoff8"; default: the task's."""
 
     @property

@@ -1,0 +1,16 @@
+"""Validators for options of plugins that attrs has none for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+__all__ = ["all_positive"]
+
+
+def all_positive(instance: object, attribute: attrs.Attribute[Any], value: Sequence[float] | None) -> None:  # noqa: ARG001
+    """Validator for attrs: None, or at least one number and all of them above 0, such as a `std` per channel."""
+    if value is not None and not (value and min(value) > 0):
+        raise ValueError(f"{attribute.name} must hold numbers above 0, found {list(value)}")
