@@ -233,6 +233,8 @@ class _NoNetwork:
         self._calls = calls
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)  # copy and pickle ask for these, no method does
         raise ConfigError(
             f"{self._calls.label} looks at the trained network, and none was given; "
             f"pass it: create_mixer({self._calls.name!r}, ..., model=net)"

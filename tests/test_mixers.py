@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import attrs
 import pytest
 import timm
@@ -116,3 +120,11 @@ def test_a_mixer_works_under_the_callers_autocast_and_no_grad() -> None:
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         inside = mixcore.create_mixer("mixup", num_classes=4)(images, labels)
     assert torch.equal(plain.images, inside.images)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda mixer: pickle.loads(pickle.dumps(mixer))])
+def test_a_mixer_can_be_copied_and_sent_to_a_worker(again: Callable[[Mixer], Mixer]) -> None:
+    images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+    mixer = mixcore.create_mixer("mixup", num_classes=4)
+    mixer(images, labels)
+    assert torch.equal(again(mixer)(images, labels).images, mixer(images, labels).images)
