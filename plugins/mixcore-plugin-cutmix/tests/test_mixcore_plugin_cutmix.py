@@ -55,7 +55,6 @@ class TestContractDrawnLam(MixerContract):
     plugin = "cutmix"
     left_out = ("two_processes",)
     options = {"correct_lam": False, "partner": "derangement"}
-    lam_is_mask_mean = False
 
 
 def generate(plugin: CutMix, images: torch.Tensor, seed: int = 0, may_overwrite: bool = False):

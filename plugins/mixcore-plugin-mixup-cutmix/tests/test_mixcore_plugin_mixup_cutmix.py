@@ -62,6 +62,12 @@ class TestContractHalf(MixerContract):
     left_out = ("two_processes", "probability_of_mixing", *ODD)
 
 
+class TestContractDrawnLam(MixerContract):
+    plugin = "mixup_cutmix"
+    options = {"correct_lam": False}
+    left_out = ("two_processes",)
+
+
 @pytest.mark.gpu
 class TestContractOnCuda(MixerContract):
     plugin = "mixup_cutmix"

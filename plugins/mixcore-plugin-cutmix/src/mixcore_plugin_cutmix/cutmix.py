@@ -85,6 +85,11 @@ class CutMix:
     )
     """Who is mixed with whom: a random permutation, the batch reversed, or a permutation that moves every image."""
 
+    @property
+    def contract(self) -> dict[str, bool]:
+        """Label weights that were drawn are not the mean of the mask."""
+        return {"lam_is_mask_mean": self.correct_lam or self.minmax is not None}
+
     @hookimpl
     def generate_mix(self, images: Tensor, step: Step, rng: Generator) -> Mix:
         """The batch with boxes pasted; the batch itself where mixing is off or `prob` was missed."""

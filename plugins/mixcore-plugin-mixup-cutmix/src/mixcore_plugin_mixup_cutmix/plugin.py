@@ -91,6 +91,11 @@ class MixupCutMix:
     def _corrects(self) -> bool:
         return self.correct_lam or self.cutmix_minmax is not None
 
+    @property
+    def contract(self) -> dict[str, bool]:
+        """Label weights that were drawn are not the mean of the mask."""
+        return {"lam_is_mask_mean": self._corrects}
+
     @hookimpl
     def generate_mix(self, images: Tensor, step: Step, rng: Generator) -> Mix:
         """The mixed batch; the batch itself where `prob` was missed. OptionValueError for odd pairs and halves."""
