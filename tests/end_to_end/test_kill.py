@@ -128,21 +128,23 @@ def test_a_run_killed_three_times_ends_like_one_never_killed(toy_config: Path) -
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_instants_ends_like_one_never_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("config", "often"), [("quickstart", 20), ("digits/automix", 5)])
+def test_a_run_killed_at_random_instants_ends_like_one_never_killed(
+    config: str, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of AutoMix the momentum network, the block with its own settings, and the momentum schedule go on too."""
     monkeypatch.chdir(tmp_path)
-    quickstart = Path(__file__).parents[2] / "configs" / "quickstart.toml"
+    path = Path(__file__).parents[2] / "configs" / f"{config}.toml"
     # images of a quarter of the area: the processes start more often than they train
-    settings = ("data.size=16", "schedule.epochs=24", "train.ema_decay=0.9", "run.device=cpu")
+    settings = ("data.size=16", f"schedule.epochs={often + 4}", "train.ema_decay=0.9", "run.device=cpu")
 
     def start(folder: str) -> Running:
-        return Command(quickstart, *settings, folder=folder)
+        return Command(path, *settings, folder=folder)
 
     first, whole = measure(start)
-    until = first + 1.5 * (whole - first) / 23
+    until = first + 1.5 * (whole - first) / (often + 3)
     generator = random.Random(20)
-    instants = [generator.uniform(0, until) for _ in range(20)]
+    instants = [generator.uniform(0, until) for _ in range(often)]
     kills = kill_and_restart(start, [partial(time.sleep, instant) for instant in instants])
-    assert kills == 20
+    assert kills == often
     assert_the_same_numbers()
