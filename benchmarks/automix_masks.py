@@ -28,9 +28,14 @@ LAMS = [round(0.05 * step, 2) for step in range(1, 20)]
 
 def over_epochs(folder: Path, what: str) -> tuple[list[int], list[float]]:
     """Epochs and their mean of a number that the mixer reports."""
-    records = [record for record in read_records(folder / "metrics.jsonl") if "epoch" in record]
-    key = next(key for key in records[0] if key.endswith(f"/{what}"))
-    return [record["epoch"] for record in records], [record[key] for record in records]
+    found = [
+        (record["epoch"], value)
+        for record in read_records(folder / "metrics.jsonl")
+        for key, value in record.items()
+        if key.endswith(f"/{what}")
+    ]
+    epochs, values = zip(*found, strict=True)
+    return list(epochs), list(values)
 
 
 def mean_against_lam(folder: Path) -> list[float]:

@@ -284,9 +284,11 @@ def test_near_the_ends_the_network_sees_plain_mixup() -> None:
     step = step_of()
     images, labels = batch()
     iteration, serves = next(extremes(3))
-    mix = step(images, labels, epoch=0, iteration=iteration)[1].mix
+    report = step(images, labels, epoch=0, iteration=iteration, logging=True)[1]
+    mix = report.mix
     assert mix.mask is not None
     torch.testing.assert_close(mix.mask, torch.full_like(mix.mask, serves.lam))
+    assert set(report.scalars) == {"automix/momentum", "automix/dropped"}, "the block made no mask"
     torch.testing.assert_close(mix.images, serves.lam * images + (1 - serves.lam) * images[serves.partner])
     kept = step_of(lam_margin=0.0)
     mask = kept(images, labels, epoch=0, iteration=iteration)[1].mix.mask
@@ -296,7 +298,10 @@ def test_near_the_ends_the_network_sees_plain_mixup() -> None:
 
 def test_the_mix_says_what_was_drawn() -> None:
     images, labels = batch()
-    mix = step_of()(images, labels, epoch=0, iteration=0)[1].mix
+    report = step_of()(images, labels, epoch=0, iteration=0, logging=True)[1]
+    mix = report.mix
+    assert mix.mask is not None
+    assert report.scalars["automix/mask_mean"] == mix.mask.mean()
     _, serves, _ = draws(3, 0, 6)
     assert mix.partner.tolist() == serves.partner.tolist()
     assert mix.lam.tolist() == pytest.approx([serves.lam] * 6)

@@ -210,14 +210,22 @@ class LearnedMix:
 
     @hookimpl
     def scalars(self, mix: Mix, modules: Mapping[str, nn.Module], step: Step) -> Mapping[str, float | Tensor]:
-        """The masks' mean, its distance from lam, the share of decided pixels; momentum; terms dropped so far."""
-        mask = mix.masks_on(*mix.images.shape[-2:])[:, :1]
+        """The masks' mean, its distance from lam, the share of decided pixels; momentum; terms dropped so far.
+
+        Nothing of masks in a batch of plain Mixup: the block had no say in them.
+        """
+        counted: dict[str, float | Tensor] = {
+            "momentum": self._momentum(step),
+            "dropped": _block(modules).dropped.clone(),
+        }
+        mask = mix.mask
+        if mask is None or mask.shape[-2:] == (1, 1):
+            return counted
         return {
             "mask_mean": mask.mean(),
             "mask_off": (mask.mean((1, 2, 3)) - mix.lam).abs().mean(),
             "mask_decided": ((mask < BINARY) | (mask > 1 - BINARY)).float().mean(),
-            "momentum": self._momentum(step),
-            "dropped": _block(modules).dropped.clone(),
+            **counted,
         }
 
     @hookimpl
