@@ -63,7 +63,7 @@ def main() -> None:
         against.plot(LAMS, mean_against_lam(folder), label=name)
     against.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     off.set(title="|mean of the mask - lam|", xlabel="epoch", ylim=(0, None))
-    decided.set(title="pixels within 0.1 of 0 or 1", xlabel="epoch", ylim=(0, 1))
+    decided.set(title="share of pixels within 0.1 of 0 or 1", xlabel="epoch", ylim=(0, None))
     against.set(title="mean of the mask after training", xlabel="lam", ylim=(0, 1))
     against.legend(frameon=False)
     figure.savefig(given.out, dpi=110)
