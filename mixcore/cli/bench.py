@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from mixcore.cli.files import written
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def command(
     """
     import torch
 
-    from mixcore.errors import ConfigError, StorageError
+    from mixcore.errors import ConfigError
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu")
@@ -95,12 +96,8 @@ def command(
     finally:
         torch.set_num_threads(before)
     if file is not None:
-        try:
+        with written(file, "name another file with --json"):
             file.write_text(json.dumps({"benchmarks": documents}, indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"{file} could not be written: {error.strerror or error}; name another file with --json"
-            ) from error
 
 
 def _mixers(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mixcore.cli.files import find_checkpoint, settings_of, written
+
 if TYPE_CHECKING:
     from mixcore.config.schema import RunConfig
 
-__all__ = ["command", "find_checkpoint", "scores"]
+__all__ = ["command", "scores"]
 
 
 @click.command("eval", short_help="Evaluate a trained run.")
@@ -27,16 +29,10 @@ def command(run_folder: Path, checkpoint: str, overrides: tuple[str, ...], out: 
     import json
 
     from mixcore.config.load import load_config
-    from mixcore.errors import RunFolderError, StorageError
     from mixcore.logs.jsonl import plain
     from mixcore.train.checkpoint import read_checkpoint
 
-    settings = run_folder / "config.toml"
-    if not settings.is_file():
-        raise RunFolderError(
-            f"{run_folder} is no run folder: it has no config.toml. Name the folder that mixcore run wrote, such as "
-            "runs/quickstart"
-        )
+    settings = settings_of(run_folder, "the folder")
     path = find_checkpoint(run_folder, checkpoint)
     config = load_config(settings, overrides).config
     state = read_checkpoint(path)
@@ -52,24 +48,8 @@ def command(run_folder: Path, checkpoint: str, overrides: tuple[str, ...], out: 
             },
             indent=2,
         )
-        try:
+        with written(out, "name another file"):
             out.write_text(text + "\n", "utf-8")
-        except OSError as error:
-            raise StorageError(f"{out} could not be written: {error.strerror or error}; name another file") from error
-
-
-def find_checkpoint(run_folder: Path, which: str) -> Path:
-    """The file that `which` names: best, last, previous, or a path. CheckpointError where it is not there."""
-    from mixcore.errors import CheckpointError
-
-    folder = run_folder / "checkpoints"
-    path = folder / f"{which}.pt" if which in ("best", "last", "previous") else Path(which)
-    if not path.is_file():
-        there = ", ".join(sorted(found.stem for found in folder.glob("*.pt"))) or "none yet"
-        raise CheckpointError(
-            f"there is no checkpoint {path}; {run_folder} has: {there}. Name one with --checkpoint, or a file"
-        )
-    return path
 
 
 def scores(config: RunConfig, state: dict[str, Any]) -> dict[str, dict[str, float]]:

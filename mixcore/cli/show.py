@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mixcore.cli.files import find_checkpoint, settings_of, written
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -34,10 +36,13 @@ def command(
     import attrs
 
     from mixcore.config.load import load_config
-    from mixcore.errors import ConfigError, StorageError
+    from mixcore.errors import ConfigError
 
-    weights = _best(config) if config.is_dir() else None
-    loaded = load_config(config / "config.toml" if weights else config, overrides)
+    settings, weights = config, None
+    if config.is_dir():
+        settings = settings_of(config, "a configuration, or the folder")
+        weights = find_checkpoint(config, "best")
+    loaded = load_config(settings, overrides)
     chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
     if epoch >= chosen.schedule.epochs:
         raise ConfigError(
@@ -46,26 +51,9 @@ def command(
     out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
     heading = f"{weights or config}   epoch {epoch}   seed {chosen.seed}"
     sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, weights=weights)
-    try:
+    with written(out, "name another file with --out"):
         sheet.save(out, format="png")
-    except OSError as error:
-        raise StorageError(
-            f"{out} could not be written: {error.strerror or error}; name another file with --out"
-        ) from error
     click.echo(out)
-
-
-def _best(run_folder: Path) -> Path:
-    """The best checkpoint of a run folder."""
-    from mixcore.cli.eval import find_checkpoint
-    from mixcore.errors import RunFolderError
-
-    if not (run_folder / "config.toml").is_file():
-        raise RunFolderError(
-            f"{run_folder} is no run folder: it has no config.toml. Name a configuration, or the folder that mixcore "
-            "run wrote, such as runs/quickstart"
-        )
-    return find_checkpoint(run_folder, "best")
 
 
 def picture(config: RunConfig, *, rows: int, epoch: int, heading: str, weights: Path | None = None) -> Image.Image:
