@@ -28,7 +28,7 @@ import mixcore
 from mixcore.api import Mix, Task, beta, blend, draw_partners, hookimpl, send
 from mixcore.config.tables import config_from_tree
 from mixcore.discovery.manager import build_plugins
-from mixcore.measure.memory import peak_bytes_on_cpu
+from mixcore.measure.memory import peak_bytes
 from mixcore.train.step import TrainingStep
 
 CLASSES = 100
@@ -126,14 +126,8 @@ def flops(one: Contender, images: Tensor, labels: Tensor) -> float:
 def peak(one: Contender, images: Tensor, labels: Tensor, precision: AbstractContextManager[Any]) -> float:
     """MiB that a step allocates at its peak beyond what all contenders hold."""
     one.optimizer.zero_grad()
-    if not images.is_cuda:
-        return peak_bytes_on_cpu(lambda: one.forward_backward(images, labels, precision)) / 2**20
     gc.collect()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    one.forward_backward(images, labels, precision)
-    one.optimizer.zero_grad()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return peak_bytes(lambda: one.forward_backward(images, labels, precision), images.device) / 2**20
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mixcore.measure.memory import held_bytes, peak_bytes_on_cpu
+from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.train.step import TrainingStep
 
@@ -43,8 +43,7 @@ class _Runner:
     """One training step with its optimizer, its iterations counted."""
 
     def __init__(self, build: Build, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels, self._cuda = images, labels, images.is_cuda
-        before = self._allocated()
+        self._images, self._labels = images, labels
         self.step = build()
         self.optimizer = torch.optim.SGD(self.step.param_groups(lr=1e-3), lr=1e-3, momentum=0.9)
         self.passes = count_passes(self.step, images, labels, range(WARM_UP))
@@ -53,24 +52,14 @@ class _Runner:
         self.step_times: list[float] = []
         self._train()
         self.optimizer.zero_grad(set_to_none=True)
-        if self._cuda:
-            self._own, self.peak = self._allocated() - before, 0
-        else:
-            self._own = held_bytes(self._tensors())
-            self.peak = self._own + peak_bytes_on_cpu(self._train)
-            self.optimizer.zero_grad(set_to_none=True)
+        self.peak = held_bytes(self._tensors()) + peak_bytes(self._train, images.device)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def run(self) -> None:
         """Time a mix and then an iteration, both with the draws of the next iteration."""
         number = self.iteration
         self.mix_times.append(self._timed(lambda: self.step.mix_batch(*self._batch(), mixer=0, iteration=number)))
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._images.device)
-        before = self._allocated()
         self.step_times.append(self._timed(self._train))
-        if self._cuda:
-            held = torch.cuda.max_memory_allocated(self._images.device) - before
-            self.peak = max(self.peak, self._own + held)
         self.optimizer.zero_grad(set_to_none=True)
 
     def cost(self) -> Cost:
@@ -100,7 +89,7 @@ class _Runner:
         return 1000 * (clock() - start)
 
     def _wait(self) -> None:
-        if self._cuda:
+        if self._images.is_cuda:
             torch.cuda.synchronize(self._images.device)
 
     def _tensors(self) -> Iterator[Tensor]:
@@ -108,9 +97,6 @@ class _Runner:
         yield from self.step.buffers()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
-
-    def _allocated(self) -> int:
-        return torch.cuda.memory_allocated(self._images.device) if self._cuda else 0
 
 
 def measure(

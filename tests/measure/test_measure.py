@@ -17,7 +17,7 @@ from mixcore.api import Mix, Part, Probe, hookimpl
 from mixcore.cli.main import main
 from mixcore.errors import ConfigError
 from mixcore.measure.cost import measure
-from mixcore.measure.memory import held_bytes, peak_bytes_on_cpu
+from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.testing import TinyConvNet, tiny_vit
 from mixcore.train.step import TrainingStep
@@ -127,7 +127,7 @@ def test_peak_is_the_most_that_was_held_together():
         second, third = torch.ones(2000), torch.ones(500)
         return second.view(2, 1000), third
 
-    assert peak_bytes_on_cpu(work) == 4 * 2500
+    assert peak_bytes(work, torch.device("cpu")) == 4 * 2500
 
 
 def test_shared_memory_is_held_once():
