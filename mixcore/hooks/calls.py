@@ -84,8 +84,7 @@ class PluginCalls:
         self._callers: dict[str, _Caller] = {}
         self._asks: dict[str, frozenset[str]] = {}
         for hook in HOOKS:
-            everyone = getattr(manager.hook, hook).get_hookimpls()
-            heard = [i for i in everyone if i.plugin is plugin or _is_wrapper(i)]
+            heard = self._heard(hook)
             if any(not _is_wrapper(i) for i in heard):
                 self._asks[hook] = frozenset(argument for i in heard for argument in i.argnames)
 
@@ -97,15 +96,18 @@ class PluginCalls:
         """Names of the arguments that a call of the hook needs: the implementation's and those of all wrappers."""
         return self._asks.get(hook, frozenset())
 
-    def _caller(self, hook: str) -> _Caller:
+    def _heard(self, hook: str) -> list[pluggy.HookImpl]:
+        """The implementations that a call reaches: the plugin's own and all wrappers."""
         everyone = getattr(self._manager.hook, hook).get_hookimpls()
-        others = [i.plugin for i in everyone if i.plugin is not self.plugin and not _is_wrapper(i)]
-        caller = self._manager.subset_hook_caller(hook, others)
-        heard = caller.get_hookimpls()
+        return [i for i in everyone if i.plugin is self.plugin or _is_wrapper(i)]
+
+    def _caller(self, hook: str) -> _Caller:
+        heard = self._heard(hook)
         if len(heard) == 1:
             found = functools.partial(_straight, heard[0].function, tuple(heard[0].argnames))
         else:
-            found = functools.partial(_wrapped, caller)
+            others = self._manager.get_plugins() - {i.plugin for i in heard}
+            found = functools.partial(_wrapped, self._manager.subset_hook_caller(hook, others))
         self._callers[hook] = found
         return found
 
