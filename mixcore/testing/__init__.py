@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mixcore.testing.checks import CHECKS, Check
 from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
 from mixcore.testing.harness import Harness, NotApplicableError, Subject, make_step
-from mixcore.testing.readme import code_blocks
+from mixcore.testing.readme import code_blocks, run_example
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "Tripwire",
     "code_blocks",
     "make_step",
+    "run_example",
     "tiny_network",
     "tiny_vit",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import ConfigError, beta, draw_partners
 from mixcore.rng import keyed_generator
-from mixcore.testing import MixerContract, TinyConvNet, code_blocks
+from mixcore.testing import MixerContract, TinyConvNet, run_example
 from mixcore.train.step import TrainingStep
 
 CLASSES, SIZE, TOTAL = 5, (32, 32), 100
@@ -511,8 +511,6 @@ def test_masks_over_lam_leave_no_trace() -> None:
 
 
 def test_the_example_of_the_readme_runs() -> None:
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, Any] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["loss"].isfinite()
     assert "k_mix" in names["step"].predictors()

@@ -9,7 +9,7 @@ import torch
 from mixcore_plugin_cutmix import CutMix, cutmix, cutmix_per_sample
 
 from mixcore.api import Box
-from mixcore.testing import MixerContract, code_blocks, make_step
+from mixcore.testing import MixerContract, make_step, run_example
 
 
 class TestContract(MixerContract):
@@ -196,8 +196,6 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, object] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["targets"].shape == (8, 100)
     torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))

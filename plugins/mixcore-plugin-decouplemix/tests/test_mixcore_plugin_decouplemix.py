@@ -15,7 +15,7 @@ from mixcore_plugin_decouplemix import (
 
 from mixcore.api import ConfigError, MixcoreError, Targets
 from mixcore.mixers import create_step
-from mixcore.testing import Tripwire, code_blocks, tiny_network
+from mixcore.testing import Tripwire, run_example, tiny_network
 
 
 def pair(labels, partner_labels, lam):
@@ -293,8 +293,6 @@ def test_options_out_of_range_are_refused(plugin, options):
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, object] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["loss"].isfinite()
     assert names["model"].get_classifier().weight.grad.abs().sum() > 0

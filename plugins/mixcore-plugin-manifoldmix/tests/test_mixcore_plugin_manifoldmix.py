@@ -12,7 +12,7 @@ from torch import nn
 
 from mixcore.api import ConfigError
 from mixcore.mixers import create_mixer, create_step
-from mixcore.testing import MixerContract, TinyConvNet, Tripwire, code_blocks, make_step, tiny_vit
+from mixcore.testing import MixerContract, TinyConvNet, Tripwire, make_step, run_example, tiny_vit
 
 
 class TestContract(MixerContract):
@@ -321,8 +321,6 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, object] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["loss"].isfinite()
     assert names["model"].get_classifier().weight.grad.abs().sum() > 0

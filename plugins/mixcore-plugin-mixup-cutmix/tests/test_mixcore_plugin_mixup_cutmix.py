@@ -15,7 +15,7 @@ from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 
 from mixcore.api import Box, Mix, OptionValueError, box_around, box_lam, boxes_around, boxes_of_sides
-from mixcore.testing import MixerContract, code_blocks, make_step
+from mixcore.testing import MixerContract, make_step, run_example
 
 CLASSES = 10
 ODD = ("batch_sizes", "groups_give_the_same_mix", "overwriting_gives_the_same_mix")
@@ -417,7 +417,5 @@ def test_rows_left_alone_are_their_own_partner():
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, Any] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))

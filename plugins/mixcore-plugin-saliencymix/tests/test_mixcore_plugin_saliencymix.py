@@ -11,7 +11,7 @@ from mixcore_plugin_saliencymix.onoff import bytes_of
 
 from mixcore.api import ConfigError, OptionValueError, fine_grained
 from mixcore.mixers import create_mixer, create_step
-from mixcore.testing import MixerContract, TinyConvNet, code_blocks, tiny_vit
+from mixcore.testing import MixerContract, TinyConvNet, run_example, tiny_vit
 
 
 class TestContract(MixerContract):
@@ -268,8 +268,6 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, object] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["targets"].shape == (8, 100)
     torch.testing.assert_close(names["targets"].sum(1), torch.ones(8))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import beta, draw_partners
 from mixcore.rng import keyed_generator
-from mixcore.testing import MixerContract, TinyConvNet, code_blocks
+from mixcore.testing import MixerContract, TinyConvNet, run_example
 from mixcore.train.step import TrainingStep
 
 FEATURES = torch.tensor([[[1, 0, 0, 1], [0, 1, 1, 0]], [[2, 0, 1, 0], [0, 2, 1, 0]]], dtype=torch.float64).view(
@@ -279,8 +279,6 @@ def test_options_that_have_no_meaning_are_refused() -> None:
 
 
 def test_the_example_of_the_readme_runs() -> None:
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, Any] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["loss"].isfinite()
     assert "k_mix" in names["step"].predictors()

@@ -13,7 +13,7 @@ from mixcore_plugin_transmix import TransMix, attended_weights, masks_on_grid
 
 from mixcore.api import Attention, ConfigError, ForwardOutput, Mix, hookimpl
 from mixcore.mixers import create_step
-from mixcore.testing import TinyConvNet, Tripwire, code_blocks, tiny_vit
+from mixcore.testing import TinyConvNet, Tripwire, run_example, tiny_vit
 
 
 def shared_box(count, height, width, box):
@@ -334,8 +334,6 @@ def test_nan_attention_does_not_hide():
 
 
 def test_the_example_of_the_readme_runs():
-    (example,) = code_blocks(Path(__file__).parents[1] / "README.md")
-    names: dict[str, object] = {}
-    exec(example, names)
+    names = run_example(Path(__file__).parents[1] / "README.md")
     assert names["loss"].isfinite()
     assert names["model"].get_classifier().weight.grad.abs().sum() > 0
