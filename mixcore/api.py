@@ -28,7 +28,17 @@ from mixcore.ops.boxes import (
     boxes_lam,
     boxes_of_sides,
 )
-from mixcore.ops.combine import blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
+from mixcore.ops.combine import (
+    blend,
+    blended,
+    paste_box,
+    paste_boxes,
+    pasted,
+    select_boxes,
+    slice_boxes,
+    take_rows,
+    unmixed,
+)
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
@@ -63,6 +73,7 @@ __all__ = [
     "beta",
     "beta_per_sample",
     "blend",
+    "blended",
     "block_shares",
     "box_around",
     "box_lam",
@@ -84,6 +95,7 @@ __all__ = [
     "load_teacher",
     "paste_box",
     "paste_boxes",
+    "pasted",
     "saliency_needs",
     "saliency_stages",
     "select_boxes",

@@ -7,14 +7,25 @@ or 1 returns the partner's or the image's own bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixcore.ops.boxes import Box, boxes_inside
+from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_inside
 from mixcore.types import Mix
 
-__all__ = ["blend", "paste_box", "paste_boxes", "select_boxes", "slice_boxes", "take_rows", "unmixed"]
+__all__ = [
+    "blend",
+    "blended",
+    "paste_box",
+    "paste_boxes",
+    "pasted",
+    "select_boxes",
+    "slice_boxes",
+    "take_rows",
+    "unmixed",
+]
 
 SLICES_FROM = 3 * 64 * 64
 """Elements per image from which slices win on one CPU thread: at 3x32x32 select takes 0.4 ms for 100 images and slices
@@ -96,6 +107,28 @@ def paste_boxes(images: Tensor, partner: Tensor, boxes: Tensor, overwrite: bool 
     if images.device.type == "cpu" and images[0].numel() >= SLICES_FROM:
         return slice_boxes(images, partner.tolist(), boxes.tolist(), overwrite)
     return select_boxes(images, partner, boxes)
+
+
+def blended(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: bool = False, **rest: Any) -> Mix:
+    """The mix of :func:`blend`, labels weighted alike; the mask is lam itself, at 1x1. `rest` goes to the Mix."""
+    if isinstance(lam, Tensor):
+        mask = lam.float().view(-1, 1, 1, 1)
+    else:
+        mask = torch.full((images.shape[0], 1, 1, 1), lam, device=images.device)
+    return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask, **rest)
+
+
+def pasted(
+    images: Tensor, partner: Tensor, box: Box, lam: float | None = None, overwrite: bool = False, **rest: Any
+) -> Mix:
+    """The mix of :func:`paste_box`, labels weighted by the share of the image outside the box, or by `lam` where given.
+
+    The mask is 0 inside the box; `rest` goes to the Mix.
+    """
+    count, _, height, width = images.shape
+    weight = box_lam(box, height, width) if lam is None else lam
+    mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
+    return Mix.pair(paste_box(images, partner, box, overwrite=overwrite), partner, weight, mask, **rest)
 
 
 def unmixed(images: Tensor) -> Mix:

@@ -33,9 +33,7 @@ def _gamma_draws(alpha: float, count: int, rng: Generator) -> tuple[Tensor, Tens
     if not alpha > 0:
         raise ValueError(f"Beta(alpha, alpha) needs alpha > 0, found {alpha}; treat alpha = 0 as mixing off")
     # The only sampler of torch that takes both a shape and a generator is this private one.
-    return torch._standard_gamma(_shapes(alpha + 1, count), generator=rng), torch.rand(
-        count, dtype=torch.float64, generator=rng
-    )
+    return torch._standard_gamma(_shapes(alpha + 1, count), generator=rng), uniforms(count, rng=rng)
 
 
 @functools.lru_cache(maxsize=64)

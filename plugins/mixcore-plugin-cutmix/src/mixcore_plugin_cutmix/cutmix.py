@@ -16,16 +16,14 @@ from mixcore.api import (
     beta,
     beta_per_sample,
     box_around,
-    box_lam,
-    box_mask,
     boxes_around,
     boxes_lam,
     boxes_of_sides,
     draw_partners,
     happens,
     hookimpl,
-    paste_box,
     paste_boxes,
+    pasted,
     send,
     uniforms,
     unmixed,
@@ -42,11 +40,7 @@ def cutmix(images: Tensor, partner: Tensor, box: Box, lam: float | None = None, 
     `images` [N,C,H,W], `partner` int64 [N] on their device. The label weight is the share of the image outside the box,
     or `lam` where given. `overwrite` writes into `images`; else they are left alone.
     """
-    count, _, height, width = images.shape
-    weight = box_lam(box, height, width) if lam is None else lam
-    mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
-    mixed = paste_box(images, partner, box, overwrite=overwrite)
-    return Mix.pair(mixed, partner, weight, mask)
+    return pasted(images, partner, box, lam, overwrite=overwrite)
 
 
 def cutmix_per_sample(

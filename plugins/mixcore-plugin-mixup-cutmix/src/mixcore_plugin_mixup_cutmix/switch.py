@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mixcore.api import Box, Mix, blend, box_lam, box_mask, boxes_lam, paste_box, paste_boxes, send
+from mixcore.api import Box, Mix, blend, blended, boxes_lam, paste_boxes, pasted, send
 
 __all__ = ["Rows", "mix_batch", "mix_rows"]
 
@@ -19,13 +19,9 @@ def mix_batch(
     `images` [N,C,H,W], `partner` int64 [N] on their device. With a box, labels are weighted by the area outside it, or
     by `lam` where `correct_lam` is false. `overwrite` writes into `images`; else they are left alone.
     """
-    count, _, height, width = images.shape
     if box is None:
-        mask = torch.full((count, 1, 1, 1), lam, device=images.device)
-        return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask)
-    mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
-    weight = box_lam(box, height, width) if correct_lam else lam
-    return Mix.pair(paste_box(images, partner, box, overwrite=overwrite), partner, weight, mask)
+        return blended(images, partner, lam, overwrite=overwrite)
+    return pasted(images, partner, box, None if correct_lam else lam, overwrite=overwrite)
 
 
 @attrs.frozen(eq=False, kw_only=True)

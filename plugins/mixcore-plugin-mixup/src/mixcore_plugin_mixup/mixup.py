@@ -6,11 +6,10 @@ import math
 from typing import Literal
 
 import attrs
-import torch
 from attrs.validators import ge, in_, le, lt
 from torch import Generator, Tensor
 
-from mixcore.api import Mix, Step, beta, beta_per_sample, blend, draw_partners, happens, hookimpl, send, unmixed
+from mixcore.api import Mix, Step, beta, beta_per_sample, blended, draw_partners, happens, hookimpl, send, unmixed
 
 __all__ = ["Mixup", "mixup"]
 
@@ -22,11 +21,7 @@ def mixup(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: bool 
     lam = 1 gives x and lam = 0 gives x[partner], bit for bit. The mask is lam itself, at 1x1.
     `overwrite` writes into `images`; else they are left alone.
     """
-    if isinstance(lam, Tensor):
-        mask = lam.float().view(-1, 1, 1, 1)
-    else:
-        mask = torch.full((images.shape[0], 1, 1, 1), lam, device=images.device)
-    return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask)
+    return blended(images, partner, lam, overwrite=overwrite)
 
 
 @attrs.define(eq=False, kw_only=True)
