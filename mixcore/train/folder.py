@@ -1,6 +1,7 @@
 """The run folder: where its files lie, whose run it holds, and how a file in it is replaced.
 
-config.toml  environment.json  metrics.jsonl  summary.json  .lock  checkpoints/{last,previous,best}.pt  TensorBoard events
+config.toml  environment.json  metrics.jsonl  summary.json  checkpoints/{last,previous,best}.pt
+TensorBoard events  .lock
 """
 
 from __future__ import annotations
