@@ -1,7 +1,7 @@
 """Whether two versions of mixcore train to the same numbers, bit for bit: the proof of a change that must change none.
 
 Each configuration is trained by either interpreter, with as many threads, and the records of all epochs and every
-tensor of the last checkpoint's network and parts are compared. `OLD` and `NEW` are the interpreters of two environments.
+tensor of the last checkpoint's network and parts are compared. OLD and NEW are the interpreters of two environments.
 
     python benchmarks/same_numbers.py OLD/bin/python NEW/bin/python --epochs 2
 """
@@ -37,14 +37,22 @@ def main() -> int:
                 train(python, config, run, arguments.epochs)
             differences = compare(*runs)
         same = same and not differences
-        print(f"{config.stem:14} {'equal' if not differences else 'DIFFERS: ' + ', '.join(differences[:5])}", flush=True)
+        verdict = f"DIFFERS: {', '.join(differences[:5])}" if differences else "equal"
+        print(f"{config.stem:14} {verdict}", flush=True)
     return 0 if same else 1
 
 
 def train(python: str, config: Path, run: Path, epochs: int) -> None:
     """One run, outside of any checkout, so that each interpreter imports its own mixcore."""
     settings = [f"run.dir={run}", f"schedule.epochs={epochs}"]
-    command = [python, "-m", "mixcore", "run", str(config), *(part for one in settings for part in ("--set", one))]
+    command = [
+        python,
+        "-m",
+        "mixcore",
+        "run",
+        str(config.resolve()),
+        *(part for one in settings for part in ("--set", one)),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=run.parent, env=environment, check=True, stdout=subprocess.DEVNULL)
 
