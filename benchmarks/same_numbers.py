@@ -34,7 +34,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             runs = [Path(folder, side) for side in ("old", "new")]
             for python, run in zip((arguments.old, arguments.new), runs, strict=True):
-                train(python, config, run, arguments.epochs)
+                train(os.path.abspath(python), config, run, arguments.epochs)
             differences = compare(*runs)
         same = same and not differences
         verdict = f"DIFFERS: {', '.join(differences[:5])}" if differences else "equal"
