@@ -13,6 +13,7 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.evidence.shapes import head_width, stage_shape
 from mixcore.evidence.teacher import load_teacher
+from mixcore.evidence.weights import mismatches, read_weights, refuse_weight_options
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
@@ -93,9 +94,12 @@ __all__ = [
     "head_width",
     "hookimpl",
     "load_teacher",
+    "mismatches",
     "paste_box",
     "paste_boxes",
     "pasted",
+    "read_weights",
+    "refuse_weight_options",
     "saliency_needs",
     "saliency_stages",
     "select_boxes",

@@ -177,11 +177,11 @@ class _WindowTap(_Tap):
 
     def result(self) -> Attention:
         return WindowAttention(
-            self._take("queries"),
-            self._take("keys"),
-            float(self._attention.scale),
-            0,
-            False,
+            queries=self._take("queries"),
+            keys=self._take("keys"),
+            scale=float(self._attention.scale),
+            prefix=0,
+            class_token=False,
             bias=self._take("bias"),
             mask=self._take("mask"),
             grid=self._take("grid"),

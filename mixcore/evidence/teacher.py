@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixcore.errors import ConfigError
+from mixcore.evidence.weights import mismatches, read_weights, refuse_weight_options
 from mixcore.types import Part, Stage, Task
 
 __all__ = ["load_teacher"]
@@ -41,6 +41,7 @@ def load_teacher(
 def _timm_model(name: str, task: Task, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
     import timm
 
+    refuse_weight_options(options, f"teacher {name!r}", "name the file as the teacher's weights")
     if not timm.is_model(name):
         raise ConfigError(
             f"teacher {name!r} is no model of timm; timm.list_models() lists them. For a network of another origin, "
@@ -65,48 +66,12 @@ def _timm_model(name: str, task: Task, pretrained: bool, options: Mapping[str, A
 
 
 def _load(network: nn.Module, path: Path) -> None:
-    state = _network_state(_read(path))
-    own = network.state_dict()
-    faults = [
-        *(f"{name} is missing" for name in own.keys() - state.keys()),
-        *(f"{name} is unknown" for name in state.keys() - own.keys()),
-        *(
-            f"{name} has shape {list(state[name].shape)}, expected {list(own[name].shape)}"
-            for name in own.keys() & state.keys()
-            if state[name].shape != own[name].shape
-        ),
-    ]
+    state = read_weights(path, "teacher weights")
+    faults = mismatches(network, state)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ConfigError(
-            f"teacher weights {path} do not fit a {type(network).__name__}: {'; '.join(sorted(faults)[:3])}{more}; "
+            f"teacher weights: {path} does not fit a {type(network).__name__}: {'; '.join(faults[:3])}{more}; "
             "name the architecture that the file was saved from"
         )
     network.load_state_dict(state)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"teacher weights {path} do not exist; paths are relative to the working directory")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is none of these raises whatever its first bytes lead to
-        raise ConfigError(f"teacher weights {path} cannot be read: {error}") from error
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"teacher weights {path} hold a {type(found).__name__}, expected a state dict")
-    return found
-
-
-def _network_state(found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the network, under its own names."""
-    if isinstance(found.get("step"), Mapping):
-        found = {name: value for name, value in found["step"].items() if name.startswith("model.")}
-        prefix = "model."
-    else:
-        found = next((found[key] for key in ("state_dict", "model") if isinstance(found.get(key), Mapping)), found)
-        prefix = "module." if found and all(name.startswith("module.") for name in found) else ""
-    return {name.removeprefix(prefix): value for name, value in found.items() if isinstance(value, Tensor)}

@@ -9,7 +9,7 @@ import attrs
 import timm
 from torch import nn
 
-from mixcore.api import ConfigError, Task, hookimpl
+from mixcore.api import ConfigError, Task, hookimpl, refuse_weight_options
 from mixcore_plugins_builtin.backbones.options import BackboneOptions
 
 __all__ = ["TimmBackbone", "TimmOptions", "create_timm_model"]
@@ -74,6 +74,9 @@ class TimmBackbone(TimmOptions):
                 "backbone: pretrained = true goes with neither `init` nor `weights`, which would overwrite what was "
                 "fetched; keep one of them"
             )
+        refuse_weight_options(
+            self.options, "backbone.options", 'name the file as [backbone] weights = "...", or set pretrained = true'
+        )
         network = create_timm_model(
             self.model,
             task,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
-from mixcore.api import ConfigError
+from mixcore.api import ConfigError, mismatches, read_weights
 from mixcore_plugins_builtin.backbones.initialise import classifiers
 
 __all__ = ["load_weights"]
@@ -23,49 +22,21 @@ def load_weights(network: nn.Module, path: str) -> None:
     leaves the network's own, which is said in the log. ConfigError for a file that is missing, unreadable, or of
     another network.
     """
-    state = _read(Path(path))
+    state = read_weights(Path(path), "backbone.weights")
     own = network.state_dict()
-    heads = _classifier_keys(network)
-    fresh = [name for name in heads if name not in state or state[name].shape != own[name].shape]
-    for name in fresh:
-        state.pop(name, None)
-    faults = [
-        *(f"{name} is missing" for name in own if name not in state and name not in fresh),
-        *(f"{name} belongs to no module" for name in state if name not in own),
-        *(
-            f"{name} has shape {list(state[name].shape)}, expected {list(own[name].shape)}"
-            for name in state
-            if name in own and state[name].shape != own[name].shape
-        ),
-    ]
+    fresh = [name for name in _classifier_keys(network) if name not in state or state[name].shape != own[name].shape]
+    faults = mismatches(network, state | {name: own[name] for name in fresh})
     if faults:
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise ConfigError(
             f"backbone.weights: {path} does not hold weights of this {type(network).__name__}: {shown}; "
             "name the file's own architecture, or another file"
         )
+    for name in fresh:
+        state.pop(name, None)
     network.load_state_dict(state, strict=False)
     if fresh:
         logger.info("backbone.weights: %s has no classifier of this shape; it starts anew", path)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"backbone.weights: no file {path} (paths are relative to the working directory)")
-    try:
-        state = load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen unrelated types for a file that is not theirs
-        raise ConfigError(f"backbone.weights: {path} is no file of tensors that can be read: {error}") from error
-    if isinstance(state.get("step"), dict):  # a checkpoint of a run: the network is `model` of its training step
-        state = {
-            name.removeprefix("model."): value for name, value in state["step"].items() if name.startswith("model.")
-        }
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(
-            f"backbone.weights: {path} holds no state dict; expected names and tensors, bare or under "
-            "'state_dict' or 'model', or a checkpoint of a run"
-        )
-    return dict(state)
 
 
 def _classifier_keys(network: nn.Module) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -72,10 +74,39 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
         build(tmp_path / "w.pt")
 
 
+def test_arguments_beside_the_weights_are_no_hindrance(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, tmp_path / "w.pt")
+    assert torch.equal(build(tmp_path / "w.pt").get_parameter("fc.weight"), state["fc.weight"])
+
+
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "w.pt")  # a pickled module, which could be anything
-    with pytest.raises(ConfigError, match="no file of tensors"):
+    with pytest.raises(ConfigError, match=r"holds Python objects \(torch\.nn\.modules\.linear\.Linear.*was not loaded"):
         build(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
+def test_timm_reads_no_weights_of_its_own(tmp_path: Path, option: str) -> None:
+    """Some versions of timm unpickle what is named so: a file that would run code must not be opened."""
+    path, told = tmp_path / "w.pt", tmp_path / "told"
+    with path.open("wb") as file:
+        pickle.dump(_Payload(told), file)
+    value = str(path) if option in ("checkpoint_path", "cache_dir") else {"file": str(path)}
+    task = Task(num_classes=10, in_channels=3, image_size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+    backbone = TimmBackbone(model="test_resnet", options={option: value})
+    with pytest.raises(ConfigError, match=rf"backbone\.options names {option}.*\[backbone\] weights"):
+        backbone.build_backbone(task)
+    assert not told.exists()
+
+
+class _Payload:
+    """Makes the file `path` when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

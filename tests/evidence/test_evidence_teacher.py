@@ -70,16 +70,18 @@ def test_what_cannot_be_a_teacher_is_refused(tmp_path: Path, trained: nn.Module)
         load_teacher("resnet10z", task=TASK)
     with pytest.raises(ConfigError, match="for 1000 classes, the task has 5"):
         load_teacher("resnet10t", task=TASK)
-    with pytest.raises(ConfigError, match="do not exist"):
+    with pytest.raises(ConfigError, match="no file"):
         load_teacher("resnet10t", task=TASK, weights=str(path))
     with pytest.raises(ConfigError, match="cannot build teacher"):
         load_teacher("resnet10t", task=TASK, weights=str(path), no_such_option=1)
+    with pytest.raises(ConfigError, match=r"names checkpoint_path.*as the teacher's weights"):
+        load_teacher("resnet10t", task=TASK, weights=str(path), checkpoint_path="elsewhere.pth")
     path.write_text("no tensors")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"can be read: it is no torch file$"):
         load_teacher("resnet10t", task=TASK, weights=str(path))
     torch.save(torch.zeros(3), path)
-    with pytest.raises(ConfigError, match="hold a Tensor"):
+    with pytest.raises(ConfigError, match="holds a Tensor"):
         load_teacher("resnet10t", task=TASK, weights=str(path))
     torch.save(trained.state_dict(), path)
-    with pytest.raises(ConfigError, match=r"do not fit a ResNet.*name the architecture"):
+    with pytest.raises(ConfigError, match=r"does not fit a ResNet.*name the architecture"):
         load_teacher("resnet14t", task=TASK, weights=str(path))
