@@ -69,7 +69,7 @@ class _Cifar(ResidentOptions):
         return open_torchvision(self.dataset, self.title, root, folder, layout, self.download, train=train)
 
     def _from_folders(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        train, test = scan_splits(root, "train", "test")
+        train, test = scan_splits(root, "train", "test", self.on_corrupt)
         counts = len(train.classes), len(train), len(test)
         expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
         if counts != expected:

@@ -109,7 +109,7 @@ class ImageFolder:
     @hookimpl
     def build_data(self) -> Data:
         """Both splits, for workers. DataError where a folder is missing or empty, or the classes differ."""
-        train, validation = scan_splits(Path(self.root).expanduser(), self.train, self.validation)
+        train, validation = scan_splits(Path(self.root).expanduser(), self.train, self.validation, self.on_corrupt)
         training = training_transform(
             size=self.size,
             scale=self.scale,
