@@ -52,7 +52,7 @@ def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: S
     file; with "skip" such a file is left for the reader to skip and count.
     """
     layout = f"expected {folder}/<class>/<image>, with images ending in {', '.join(EXTENSIONS)}"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"no image folder at {found(folder)}; {layout}; set data.root to the folder above it")
     splits = [split.resolve() for split in (folder, *others)]
     classes = _classes(folder, splits)
