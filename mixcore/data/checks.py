@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -91,17 +93,25 @@ def check_task(task: Task) -> None:
         return DataError(f"the task of the data set has {name} {found!r:.80}; expected {expected}")
 
     for name, count in (("num_classes", task.num_classes), ("in_channels", task.in_channels)):
-        if not (isinstance(count, int) and count >= 1):
+        if not _counts(count):
             raise wrong(name, count, "an integer of at least 1")
     size = task.image_size
-    if not (isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size)):
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(map(_counts, size))):
         raise wrong("image_size", size, "height and width, two integers of at least 1")
     channels = f"one for each of {task.in_channels} channels"
-    if len(task.mean) != task.in_channels or not all(map(math.isfinite, task.mean)):
+    if not _finite(task.mean, task.in_channels):
         raise wrong("mean", task.mean, f"finite numbers, {channels}")
-    if len(task.std) != task.in_channels or not all(0 < value < math.inf for value in task.std):
+    if not _finite(task.std, task.in_channels) or min(task.std) <= 0:
         raise wrong("std", task.std, f"finite numbers above 0, {channels}")
     darkest = torch.tensor(task.mean, dtype=torch.float64) / torch.tensor(task.std, dtype=torch.float64)
     factors = torch.cat((darkest, 1 / torch.tensor(task.std, dtype=torch.float64)))
     if not factors.float().isfinite().all():
         raise wrong("mean and std", (task.mean, task.std), "numbers that keep (pixel - mean) / std finite in float32")
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def _finite(values: object, count: int) -> bool:
+    return isinstance(values, Sequence) and len(values) == count and all(math.isfinite(value) for value in values)

@@ -71,9 +71,9 @@ def read_rgb(data: bytes) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(_too_large(f"{image.width}x{image.height}"))
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    orientation = _orientation(image)
     image = _eight_bits(image).convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _open(data: bytes) -> Image.Image:
@@ -93,11 +93,13 @@ def _too_large(found: str) -> str:
     return f"it has {found} pixels; at most {MOST_PIXELS:,} are read"
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1, upright, where EXIF data are missing, cannot be read or say something else."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except DECODER_ERRORS:  # EXIF data that cannot be read say nothing
-        return None
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODER_ERRORS:
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
