@@ -27,8 +27,8 @@ __all__ = ["WorkerProcesses"]
 _SECONDS_TO_DIE = 1.0
 """What a worker sent may be lost a moment before the worker is seen to be gone."""
 _LIKELY_CAUSES = {
-    signal.SIGKILL: ", perhaps for lack of memory",
-    signal.SIGBUS: ", perhaps because /dev/shm is full",
+    "SIGKILL": ", perhaps for lack of memory",
+    "SIGBUS": ", perhaps because /dev/shm is full",
 }
 
 
@@ -86,7 +86,8 @@ def _end(process: BaseProcess) -> str:
     code = process.exitcode or 0
     if code >= 0:
         return f"ended with exit code {code}"
-    return f"was killed by {signal.Signals(-code).name}{_LIKELY_CAUSES.get(signal.Signals(-code), '')}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{_LIKELY_CAUSES.get(name, '')}"
 
 
 @contextmanager

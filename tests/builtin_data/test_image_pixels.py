@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import warnings
 import zlib
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mixcore.api import DataError, UnreadableSampleError
-from mixcore_plugins_builtin.data import pixels
+from mixcore.errors import PreemptedError
+from mixcore_plugins_builtin.data import decode, pixels
 from mixcore_plugins_builtin.data.decode import decode_all, open_rgb
 
 RAMP = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5957
@@ -168,3 +170,52 @@ def test_unreadable_samples_say_whether_to_skip(on_corrupt):
     with pytest.raises(UnreadableSampleError) as caught:
         open_rgb(b"no image", "x.png", on_corrupt)
     assert caught.value.skip == (on_corrupt == "skip")
+
+
+@pytest.mark.parametrize("stop", [PreemptedError("stopped"), KeyboardInterrupt()])
+def test_what_pillow_takes_for_a_fault_of_the_image_is_not_taken_for_one_here(stop, monkeypatch):
+    """Pillow turns any exception inside some of its readers into a SyntaxError."""
+
+    def interrupted(_data):
+        try:
+            raise stop
+        except BaseException as error:
+            raise SyntaxError("malformed MP Index") from error
+
+    monkeypatch.setattr(decode, "read_rgb", interrupted)
+    with pytest.raises(type(stop)):
+        open_rgb(b"", "x.png", "skip")
+    try:
+        raise PreemptedError("handled by the caller, long ago")
+    except PreemptedError:
+        monkeypatch.setattr(decode, "read_rgb", pixels.read_rgb)
+        with pytest.raises(UnreadableSampleError):
+            open_rgb(b"", "x.png", "skip")
+
+
+@both
+def test_no_room_in_memory_is_no_fault_of_the_image(read, monkeypatch):
+    def full(_data):
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "read_rgb", full)
+    with pytest.raises(MemoryError):
+        read(b"")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: open_rgb(path, "x.png", "skip"),
+        lambda path: decode_all([("x.png", path)], "the set", "skip"),
+    ],
+    ids=["one_by_one", "all_at_once"],
+)
+def test_a_system_at_its_limits_is_no_fault_of_the_file(read, tmp_path, monkeypatch):
+    def full(_path, _flags):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(decode, "_at_once", full)
+    with pytest.raises(UnreadableSampleError, match=r"x\.png cannot be read \(Too many open files\)") as caught:
+        read(tmp_path / "x.png")
+    assert not caught.value.skip
