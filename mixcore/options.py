@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,6 @@ __all__ = ["all_positive"]
 
 
 def all_positive(instance: object, attribute: attrs.Attribute[Any], value: Sequence[float] | None) -> None:  # noqa: ARG001
-    """Validator for attrs: None, or at least one number and all of them above 0, such as a `std` per channel."""
-    if value is not None and not (value and min(value) > 0):
-        raise ValueError(f"{attribute.name} must hold numbers above 0, found {list(value)}")
+    """Validator for attrs: None, or at least one number, all finite and above 0, such as a `std` per channel."""
+    if value is not None and not (value and all(0 < number < math.inf for number in value)):
+        raise ValueError(f"{attribute.name} must hold finite numbers above 0, found {list(value)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 from mixcore.errors import DataError
 from mixcore.types import Resident, Task
 
-__all__ = ["check_image", "check_labels", "check_resident"]
+__all__ = ["check_image", "check_label", "check_labels", "check_resident", "check_task"]
 
 
 def _layout(tensor: Tensor) -> str:
@@ -45,12 +49,69 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
     check_labels(labels, task, where)
 
 
-def check_image(image: object, where: str) -> Tensor:
+def check_image(image: object, task: Task, where: str) -> Tensor:
     """The image of one sample, a tensor [C,H,W], uint8 or floating. Raises DataError for anything else."""
-    if isinstance(image, Tensor) and image.ndim == 3 and (image.dtype == torch.uint8 or image.is_floating_point()):
+    if (
+        isinstance(image, Tensor)
+        and image.ndim == 3
+        and image.shape[0] == task.in_channels
+        and (image.dtype == torch.uint8 or image.is_floating_point())
+    ):
         return image
     found = _layout(image) if isinstance(image, Tensor) else type(image).__name__
     raise DataError(
-        f"{where} gave an image as {found}; expected a tensor [C,H,W], uint8 or floating and normalised: end the "
-        "transforms with torchvision.transforms.PILToTensor()"
+        f"{where} gave an image as {found}; expected a tensor [{task.in_channels},H,W], uint8 or floating and "
+        "normalised: end the transforms with torchvision.transforms.PILToTensor()"
     )
+
+
+def check_label(label: object, task: Task, where: str) -> Tensor:
+    """The label of one sample, int64 [] or float32 [K] as the task says. Raises DataError for anything else."""
+    try:
+        tensor = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where} has the label {label!r:.50}, which is no number; {_expected(task)}") from error
+    if task.label_kind == "class":
+        fits = tensor.ndim == 0 and not (tensor.is_floating_point() or tensor.is_complex())
+    else:
+        fits = tuple(tensor.shape) == (task.num_classes,) and tensor.is_floating_point()
+    if not fits:
+        raise DataError(f"{where} has a label {_layout(tensor)}; {_expected(task)}")
+    return tensor.long() if task.label_kind == "class" else tensor.float()
+
+
+def _expected(task: Task) -> str:
+    if task.label_kind == "class":
+        return f"class labels are integers from 0 to {task.num_classes - 1}"
+    return f"labels of kind {task.label_kind!r} are floating [{task.num_classes}]"
+
+
+def check_task(task: Task) -> None:
+    """Refuse a task whose numbers cannot be, or whose normalisation gives pixels that are no numbers. DataError."""
+
+    def wrong(name: str, found: object, expected: str) -> DataError:
+        return DataError(f"the task of the data set has {name} {found!r:.80}; expected {expected}")
+
+    for name, count in (("num_classes", task.num_classes), ("in_channels", task.in_channels)):
+        if not _counts(count):
+            raise wrong(name, count, "an integer of at least 1")
+    size = task.image_size
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(map(_counts, size))):
+        raise wrong("image_size", size, "height and width, two integers of at least 1")
+    channels = f"one for each of {task.in_channels} channels"
+    if not _finite(task.mean, task.in_channels):
+        raise wrong("mean", task.mean, f"finite numbers, {channels}")
+    if not _finite(task.std, task.in_channels) or min(task.std) <= 0:
+        raise wrong("std", task.std, f"finite numbers above 0, {channels}")
+    darkest = torch.tensor(task.mean, dtype=torch.float64) / torch.tensor(task.std, dtype=torch.float64)
+    factors = torch.cat((darkest, 1 / torch.tensor(task.std, dtype=torch.float64)))
+    if not factors.float().isfinite().all():
+        raise wrong("mean and std", (task.mean, task.std), "numbers that keep (pixel - mean) / std finite in float32")
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def _finite(values: object, count: int) -> bool:
+    return isinstance(values, Sequence) and len(values) == count and all(math.isfinite(value) for value in values)

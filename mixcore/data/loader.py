@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mixcore.data.checks import check_resident
+from mixcore.data.checks import check_resident, check_task
+from mixcore.data.foreign import length_of
 from mixcore.data.resident import ResidentEvalLoader, ResidentTrainLoader
 from mixcore.data.sampling import Batches, evaluation_share
 from mixcore.data.transfer import InputImages
@@ -48,13 +49,15 @@ def build_train_loader(
     """Loader of the training set for process `rank` of `world`; `batch_size` counts over all processes.
 
     `workers` processes read a Dataset (0: this process reads); a Resident needs none. Raises ConfigError for a batch
-    size that cannot be shared equally or is larger than the set, DataError for images or labels that do not fit.
+    size that cannot be shared equally or is larger than the set, DataError for images, labels or a
+    task that do not fit.
     """
+    check_task(data.task)
     inputs = InputImages(data.task, device, channels_last=channels_last)
     if isinstance(data.train, Resident):
         check_resident(data.train, data.task, "the training set")
     batches = Batches(
-        samples=len(data.train),  # type: ignore[arg-type]
+        samples=length_of(data.train, "the training set"),
         batch_size=batch_size,
         drop_last=drop_last,
         seed=seed,
@@ -75,10 +78,11 @@ def build_eval_loader(
     `batch_size` counts over all processes and need not be a multiple of them. Raises DataError for an empty set, and
     for images or labels that do not fit.
     """
+    check_task(data.task)
     inputs = InputImages(data.task, device, channels_last=channels_last)
     if isinstance(data.validation, Resident):
         check_resident(data.validation, data.task, "the validation set")
-    shares = evaluation_share(len(data.validation), batch_size, rank, world)  # type: ignore[arg-type]
+    shares = evaluation_share(length_of(data.validation, "the validation set"), batch_size, rank, world)
     if isinstance(data.validation, Resident):
         return ResidentEvalLoader(data.validation, shares, inputs, device)
     return WorkerEvalLoader(data.validation, data.task, shares, inputs, workers=workers, device=device)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from mixcore.data.foreign import exits_named
 from mixcore.data.sampling import Batches
 from mixcore.data.transfer import InputImages, to_device
 from mixcore.rng import keyed_generator
@@ -34,7 +35,8 @@ class ResidentTrainLoader:
             samples = order[own.start : own.stop : own.step]
             images = self.images.index_select(0, samples)
             if self.augment is not None:
-                images = self.augment(images, self._uniforms(epoch, iteration, self.augment.draws))
+                with exits_named(self.augment, "the training set's augmentation"):
+                    images = self.augment(images, self._uniforms(epoch, iteration, self.augment.draws))
             yield self.inputs(images), self.labels.index_select(0, samples)
 
     def _uniforms(self, epoch: int, iteration: int, draws: int) -> Tensor:

@@ -85,7 +85,7 @@ class Batches:
         """int64 [length]: the sample at each position of the epoch, the same on every process."""
         order = torch.randperm(self.samples, generator=keyed_generator(self.seed, epoch, "order"))
         if self.repeats > 1:
-            order = order.repeat_interleave(self.repeats)[: self.length]
+            order = order[torch.arange(self.length) // self.repeats]
         return order
 
     def positions(self, iteration: int) -> slice:

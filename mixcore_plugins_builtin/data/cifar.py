@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,9 @@ from mixcore_plugins_builtin.data.options import (
     CIFAR_STD,
     OnCorrupt,
     ResidentOptions,
+    all_finite,
     class_labels,
+    data_path,
     found,
 )
 from mixcore_plugins_builtin.data.torchvision_sets import open_torchvision
@@ -44,7 +47,7 @@ class _Cifar(ResidentOptions):
     """Let torchvision fetch the set into `root` where it is missing."""
     on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
     """An image file that cannot be decoded: "refuse" stops, "skip" leaves it out and says so."""
-    mean: tuple[float, ...] = CIFAR_MEAN
+    mean: tuple[float, ...] = attrs.field(default=CIFAR_MEAN, validator=all_finite)
     """Subtracted from pixels in [0,1], per channel; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=CIFAR_STD, validator=all_positive)
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
@@ -52,9 +55,9 @@ class _Cifar(ResidentOptions):
     @hookimpl
     def build_data(self) -> Data:
         """The training and the test set. DataError where they are missing or incomplete."""
-        root = Path(self.root).expanduser()
+        root = data_path(self.root)
         torchvision_folder = root / self.dataset.base_folder
-        if not torchvision_folder.exists() and not self.download and (root / "train").is_dir():
+        if not os.path.exists(torchvision_folder) and not self.download and os.path.isdir(root / "train"):
             train, validation = self._from_folders(root)
         else:
             layout = (
@@ -69,7 +72,7 @@ class _Cifar(ResidentOptions):
         return open_torchvision(self.dataset, self.title, root, folder, layout, self.download, train=train)
 
     def _from_folders(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        train, test = scan_splits(root, "train", "test")
+        train, test = scan_splits(root, "train", "test", self.on_corrupt)
         counts = len(train.classes), len(train), len(test)
         expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
         if counts != expected:

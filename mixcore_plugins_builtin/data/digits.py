@@ -9,11 +9,18 @@ import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs.validators import ge, in_
+from attrs.validators import in_
 from torch import Tensor
 
 from mixcore.api import Data, PaddingMode, all_positive, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, probability
+from mixcore_plugins_builtin.data.options import (
+    MOST_SIDE,
+    ResidentOptions,
+    all_finite,
+    between,
+    check_memory,
+    probability,
+)
 
 __all__ = ["Digits"]
 
@@ -33,17 +40,17 @@ class Digits(ResidentOptions):
 
     role = "data"
 
-    size: int = attrs.field(default=32, validator=ge(8))
-    """Height and width in pixels, enlarged from 8 bilinearly; at least 8."""
+    size: int = attrs.field(default=32, validator=between(8, MOST_SIDE))
+    """Height and width in pixels, enlarged from 8 bilinearly; from 8 to 8192."""
     channels: Literal[1, 3] = attrs.field(default=1, validator=in_((1, 3)))
     """1, or 3 equal ones for a network that takes colour only."""
-    crop_padding: int = attrs.field(default=2, validator=ge(0))
+    crop_padding: int = attrs.field(default=2, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
     padding_mode: PaddingMode = attrs.field(default="constant", validator=in_(("reflect", "constant")))
     """What the padding shows: "reflect" the image mirrored at its edge, "constant" zeros."""
     flip: float = attrs.field(default=0.0, validator=probability)
     """Probability of the left-right mirror image, in [0,1]; a mirrored digit is no digit."""
-    mean: tuple[float, ...] = (0.305,)
+    mean: tuple[float, ...] = attrs.field(default=(0.305,), validator=all_finite)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=(0.324,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
@@ -53,6 +60,7 @@ class Digits(ResidentOptions):
         """The two splits, enlarged."""
         with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
             cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
+        check_memory("data.size and data.channels", len(cells) * self.channels * self.size**2)
         images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
         held_back = held_back_rows(labels)
         return self.resident_data(

@@ -5,16 +5,25 @@ from __future__ import annotations
 import attrs
 import torch
 import torch.nn.functional as F
-from attrs.validators import ge
 from torch import Generator, Tensor
 
 from mixcore.api import Data, all_positive, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, probability
+from mixcore_plugins_builtin.data.options import (
+    MOST_CLASSES,
+    MOST_SIDE,
+    ResidentOptions,
+    all_finite,
+    between,
+    check_memory,
+    probability,
+)
 
 __all__ = ["Fake"]
 
 COARSE = 4
 """Cells per side of the pattern that makes a class."""
+MOST_CHANNELS = 1000
+MOST_IMAGES = 10**9
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -26,25 +35,25 @@ class Fake(ResidentOptions):
 
     role = "data"
 
-    size: int = attrs.field(default=32, validator=ge(COARSE))
-    """Height and width in pixels, at least 4."""
-    channels: int = attrs.field(default=3, validator=ge(1))
-    """Channels, at least 1."""
-    num_classes: int = attrs.field(default=10, validator=ge(2))
+    size: int = attrs.field(default=32, validator=between(COARSE, MOST_SIDE))
+    """Height and width in pixels, from 4 to 8192."""
+    channels: int = attrs.field(default=3, validator=between(1, MOST_CHANNELS))
+    """Channels, from 1 to 1000."""
+    num_classes: int = attrs.field(default=10, validator=between(2, MOST_CLASSES))
     """Classes, at least 2; images come in turn from each."""
-    train_images: int = attrs.field(default=1000, validator=ge(1))
+    train_images: int = attrs.field(default=1000, validator=between(1, MOST_IMAGES))
     """Training images, at least 1."""
-    validation_images: int = attrs.field(default=200, validator=ge(1))
+    validation_images: int = attrs.field(default=200, validator=between(1, MOST_IMAGES))
     """Validation images, at least 1."""
     noise: float = attrs.field(default=0.25, validator=probability)
     """Share of an image that is noise, in [0,1]; at 1 the class is lost."""
-    data_seed: int = 0
+    data_seed: int = attrs.field(default=0, validator=between(-(2**63), 2**64 - 1))
     """Seed of the images; another seed gives another set."""
-    crop_padding: int = attrs.field(default=0, validator=ge(0))
+    crop_padding: int = attrs.field(default=0, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
     flip: float = attrs.field(default=0.0, validator=probability)
     """Probability of the left-right mirror image, in [0,1]."""
-    mean: tuple[float, ...] = (0.5,)
+    mean: tuple[float, ...] = attrs.field(default=(0.5,), validator=all_finite)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=(0.25,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
@@ -52,6 +61,11 @@ class Fake(ResidentOptions):
     @hookimpl
     def build_data(self) -> Data:
         """The two sets, the same for the same options."""
+        images = self.num_classes + self.train_images + self.validation_images
+        check_memory(
+            "data.size, data.channels, data.num_classes, data.train_images and data.validation_images",
+            images * self.channels * self.size**2,
+        )
         rng = torch.Generator().manual_seed(self.data_seed)
         coarse = torch.rand(self.num_classes, self.channels, COARSE, COARSE, generator=rng)
         patterns = F.interpolate(coarse, (self.size, self.size), mode="nearest")

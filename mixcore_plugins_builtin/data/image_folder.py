@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
 from typing import Any
 
 import attrs
-from attrs.validators import and_, ge, gt, in_, le, optional
+from attrs.validators import and_, gt, in_, le, optional
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixcore.api import Data, Task, all_positive, hookimpl
+from mixcore.api import Data, Task, UnreadableSampleError, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import open_rgb
 from mixcore_plugins_builtin.data.folder_transforms import (
     Interpolation,
@@ -24,13 +24,22 @@ from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
 from mixcore_plugins_builtin.data.options import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MOST_SIDE,
     OnCorrupt,
+    all_finite,
+    between,
+    data_path,
     probability,
 )
 
 __all__ = ["FolderImages", "ImageFolder"]
 
 CHANNELS = 3
+MOST_REPEATS = 1000
+MOST_RESIZED = 2 * MOST_SIDE
+"""Pixels of the short side before the validation crop."""
+MOST_ASPECT = 1000
+"""Long over short side of an image; a line one pixel high would be resized to gigabytes."""
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
@@ -46,12 +55,31 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.folders.path(index)
         image: Image = open_rgb(path, str(path), self.on_corrupt)
+        if max(image.size) > MOST_ASPECT * min(image.size):
+            raise UnreadableSampleError(
+                f"{path} is {image.width}x{image.height}; at most {MOST_ASPECT} times as long as short can be resized",
+                skip=self.on_corrupt == "skip",
+            )
         return self.transform(image), int(self.folders.labels[index])
 
 
 def _increasing(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
-    if not 0 < value[0] <= value[1]:
-        raise ValueError(f"{attribute.name} must be two numbers above 0, the smaller first, found {list(value)}")
+    if not 0 < value[0] <= value[1] < math.inf:
+        raise ValueError(f"{attribute.name} must be two finite numbers above 0, the smaller first, found {list(value)}")
+
+
+def _shares(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError(f"{attribute.name} must be two shares in (0,1], the smaller first, found {list(value)}")
+
+
+def _resizable(instance: ImageFolder, attribute: attrs.Attribute[Any], value: float) -> None:
+    size = instance.test_size or instance.size
+    if value > 0 and size > value * MOST_RESIZED:
+        raise ValueError(
+            f"{attribute.name} = {value:g} has images resized to {size / value:.3g} pixels before {size} of them are "
+            f"cropped; at most {MOST_RESIZED}; raise it"
+        )
 
 
 def _rand_augment_words(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:  # noqa: ARG001
@@ -79,12 +107,12 @@ class ImageFolder:
     """Folder of the training split below `root`."""
     validation: str = "val"
     """Folder of the validation split below `root`."""
-    size: int = attrs.field(default=224, validator=ge(1))
-    """Height and width of training images in pixels."""
-    test_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    size: int = attrs.field(default=224, validator=between(1, MOST_SIDE))
+    """Height and width of training images in pixels, at most 8192."""
+    test_size: int | None = attrs.field(default=None, validator=optional(between(1, MOST_SIDE)))
     """Height and width of validation images in pixels; as `size` where not given."""
-    scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=_increasing)
-    """Share of the image's area that the random crop takes, from and to."""
+    scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=_shares)
+    """Share of the image's area that the random crop takes, from and to, in (0,1]."""
     ratio: tuple[float, float] = attrs.field(default=(3 / 4, 4 / 3), validator=_increasing)
     """Width over height of the random crop, from and to."""
     interpolation: Interpolation = attrs.field(default="bicubic", validator=in_(("bilinear", "bicubic")))
@@ -95,11 +123,11 @@ class ImageFolder:
     """RandAugment in timm's words, such as "rand-m7-mstd0.5-inc1"; empty: none."""
     random_erasing: float = attrs.field(default=0.0, validator=probability)
     """Probability that a rectangle is filled with noise after normalisation, in [0,1]."""
-    crop_ratio: float = attrs.field(default=0.875, validator=and_(gt(0), le(1)))
+    crop_ratio: float = attrs.field(default=0.875, validator=and_(gt(0), le(1), _resizable))
     """Validation: crop size over the short side that the image is resized to (rounded to a pixel), in (0,1]."""
-    repeats: int = attrs.field(default=1, validator=ge(1))
+    repeats: int = attrs.field(default=1, validator=between(1, MOST_REPEATS))
     """Repeated augmentation: times that an image comes in an epoch of unchanged length; 1: off."""
-    mean: tuple[float, ...] = attrs.field(default=IMAGENET_MEAN, validator=_three)
+    mean: tuple[float, ...] = attrs.field(default=IMAGENET_MEAN, validator=[_three, all_finite])
     """Subtracted from pixels in [0,1], per channel."""
     std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=[_three, all_positive])
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
@@ -109,7 +137,7 @@ class ImageFolder:
     @hookimpl
     def build_data(self) -> Data:
         """Both splits, for workers. DataError where a folder is missing or empty, or the classes differ."""
-        train, validation = scan_splits(Path(self.root).expanduser(), self.train, self.validation)
+        train, validation = scan_splits(data_path(self.root), self.train, self.validation, self.on_corrupt)
         training = training_transform(
             size=self.size,
             scale=self.scale,

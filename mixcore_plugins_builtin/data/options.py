@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 import torch
-from attrs.validators import ge, in_
+from attrs.validators import in_
 from torch import Tensor
 
 from mixcore.api import ConfigError, CropFlip, Data, PaddingMode, Resident, Task, all_positive
@@ -18,9 +21,15 @@ __all__ = [
     "CIFAR_STD",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MOST_CLASSES",
+    "MOST_SIDE",
     "OnCorrupt",
     "ResidentOptions",
+    "all_finite",
+    "between",
+    "check_memory",
     "class_labels",
+    "data_path",
     "found",
     "probability",
 ]
@@ -28,6 +37,15 @@ __all__ = [
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """The std is the mean of the images' own stds, smaller than the set's; every published CIFAR number here uses it."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+MOST_SIDE = 8192
+"""Pixels of the longest side that an image is brought to; an image of that size takes 200 MB in RGB."""
+MOST_CLASSES = 10_000_000
+"""Beyond any classification set, so that a number that is no class is told before it sizes a network's head."""
+ECHOED = 10**20
+"""Numbers from here on are not written out in messages."""
+BYTES_WHILE_MADE = 9
+"""Of one pixel value of a set that is computed: float32 before and after, then uint8."""
 
 OnCorrupt = Literal["refuse", "skip"]
 
@@ -38,25 +56,68 @@ def probability(instance: object, attribute: attrs.Attribute[Any], value: float)
         raise ValueError(f"{attribute.name} must lie in [0,1], found {value}")
 
 
+def all_finite(instance: object, attribute: attrs.Attribute[Any], value: Sequence[float]) -> None:  # noqa: ARG001
+    """Validator: at least one number, none of them NaN or infinite."""
+    if not (value and all(map(math.isfinite, value))):
+        raise ValueError(f"{attribute.name} must hold finite numbers, found {list(value)}")
+
+
+def between(lowest: int, highest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:
+    """Validator: an integer from `lowest` to `highest`, such as a side in pixels."""
+
+    def check(instance: object, attribute: attrs.Attribute[Any], value: int) -> None:  # noqa: ARG001
+        if not lowest <= value <= highest:
+            shown = value if abs(value) < ECHOED else "one of many digits"
+            raise ValueError(f"{attribute.name} must lie in {lowest}..{highest}, found {shown}")
+
+    return check
+
+
+def check_memory(options: str, numbers: int) -> None:
+    """Refuse a set of so many pixel values that this machine cannot make it: ConfigError that names the `options`."""
+    needed, there = BYTES_WHILE_MADE * numbers, _physical_memory()
+    if needed > there:
+        raise ConfigError(
+            f"{options} make a set that takes {needed >> 30:,} GiB while it is made, and this machine has "
+            f"{there >> 30:,} GiB; lower them"
+        )
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not tell
+        return 1 << 40
+
+
+def data_path(text: str) -> Path:
+    """The path with ~ replaced; of a user that is not known it stays."""
+    return Path(os.path.expanduser(text))
+
+
 def found(path: str | Path) -> str:
     """The path in full and what is there, for messages about missing data."""
-    full = Path(path).expanduser().absolute()
-    if full.is_dir():
-        return f"{full} (a folder)"
-    return f"{full} (a file)" if full.exists() else f"{full} (does not exist)"
+    full = data_path(str(path)).absolute()
+    try:
+        mode = full.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{full} (does not exist)"
+    except (OSError, ValueError) as error:
+        return f"{full} (cannot be reached: {getattr(error, 'strerror', None) or error})"
+    return f"{full} (a folder)" if stat.S_ISDIR(mode) else f"{full} (a file)"
 
 
 @attrs.define(eq=False, kw_only=True)
 class ResidentOptions:
     """Augmentation and normalisation of a set that lives on the device."""
 
-    crop_padding: int = attrs.field(default=4, validator=ge(0))
+    crop_padding: int = attrs.field(default=4, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
     padding_mode: PaddingMode = attrs.field(default="reflect", validator=in_(("reflect", "constant")))
     """What the padding shows: "reflect" the image mirrored at its edge, "constant" zeros."""
     flip: float = attrs.field(default=0.5, validator=probability)
     """Probability of the left-right mirror image, in [0,1]."""
-    mean: tuple[float, ...] = IMAGENET_MEAN
+    mean: tuple[float, ...] = attrs.field(default=IMAGENET_MEAN, validator=all_finite)
     """Subtracted from pixels in [0,1], per channel; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=all_positive)
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
@@ -64,10 +125,10 @@ class ResidentOptions:
     def resident_data(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], num_classes: int) -> Data:
         """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n]. ConfigError where options do not fit."""
         channels, height, width = train[0].shape[1:]
-        if self.padding_mode == "reflect" and self.crop_padding >= min(height, width):
+        if self.crop_padding >= min(height, width):
             raise ConfigError(
-                f'data.crop_padding = {self.crop_padding} with padding_mode = "reflect" needs images larger than that; '
-                f"these are {height}x{width}; lower crop_padding"
+                f"data.crop_padding = {self.crop_padding} needs images larger than that, or a crop may show none of "
+                f"the image; these are {height}x{width}; lower crop_padding"
             )
         task = Task(
             num_classes=num_classes,

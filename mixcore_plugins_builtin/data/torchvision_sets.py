@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import attrs
 import torch
-from attrs.validators import ge
 from torchvision import datasets
 
 from mixcore.api import Data, DataError, all_positive, hookimpl
-from mixcore_plugins_builtin.data.options import ResidentOptions, class_labels, found
+from mixcore_plugins_builtin.data.options import (
+    MOST_SIDE,
+    ResidentOptions,
+    all_finite,
+    between,
+    class_labels,
+    data_path,
+    found,
+)
 
 __all__ = ["STL10", "FashionMNIST", "open_torchvision"]
 
@@ -34,7 +42,7 @@ def open_torchvision(
     except (OSError, RuntimeError) as error:
         state = (
             f"is damaged or incomplete at {found(folder)} ({error})"
-            if folder.exists()
+            if os.path.exists(folder)
             else f"is not at {found(folder)}"
         )
         raise DataError(
@@ -56,9 +64,9 @@ class FashionMNIST(ResidentOptions):
     """Folder that holds FashionMNIST/raw/ with the four idx files."""
     download: bool = False
     """Let torchvision fetch the set into `root` where it is missing."""
-    crop_padding: int = attrs.field(default=2, validator=ge(0))
+    crop_padding: int = attrs.field(default=2, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
-    mean: tuple[float, ...] = (0.286,)
+    mean: tuple[float, ...] = attrs.field(default=(0.286,), validator=all_finite)
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=(0.353,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
@@ -66,7 +74,7 @@ class FashionMNIST(ResidentOptions):
     @hookimpl
     def build_data(self) -> Data:
         """The training and the test set. DataError where they are missing."""
-        root = Path(self.root).expanduser()
+        root = data_path(self.root)
         raw = root / "FashionMNIST" / "raw"
         layout = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k in it"
         train, test = (
@@ -93,13 +101,13 @@ class STL10(ResidentOptions):
     """Folder that holds stl10_binary/."""
     download: bool = False
     """Let torchvision fetch the set into `root` where it is missing."""
-    crop_padding: int = attrs.field(default=12, validator=ge(0))
+    crop_padding: int = attrs.field(default=12, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
 
     @hookimpl
     def build_data(self) -> Data:
         """The training and the test set. DataError where they are missing."""
-        root = Path(self.root).expanduser()
+        root = data_path(self.root)
         folder = root / "stl10_binary"
         layout = "train_X.bin, train_y.bin, test_X.bin, test_y.bin in it"
         splits = (

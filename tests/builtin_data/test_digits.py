@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixcore.api import ConfigError
+from mixcore_plugins_builtin.data import options
 from mixcore_plugins_builtin.data.digits import Digits, enlarge
 
 STORED = files("mixcore_plugins_builtin.data") / "digits.npz"
@@ -82,7 +83,19 @@ def test_options_out_of_range_are_refused(wrong):
 
 
 def test_options_that_do_not_fit_the_images_are_refused():
-    with pytest.raises(ConfigError, match=r"crop_padding = 32 .* 32x32"):
-        Digits(crop_padding=32, padding_mode="reflect").build_data()
     with pytest.raises(ConfigError, match=r"data.mean has 3 numbers and the images have 1 channel;"):
         Digits(mean=(0.1, 0.2, 0.3)).build_data()
+
+
+def test_a_set_that_this_machine_cannot_make_is_refused(monkeypatch):
+    monkeypatch.setattr(options, "_physical_memory", lambda: 2**30)
+    with pytest.raises(ConfigError, match=r"data\.size and data\.channels make a set that takes 3 GiB .* has 1 GiB"):
+        Digits(size=500).build_data()
+    assert len(Digits(size=200).build_data().train) == 1442
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_padding_that_could_hide_the_image_is_refused(mode):
+    with pytest.raises(ConfigError, match=r"data\.crop_padding = 32 needs images larger than that.*32x32"):
+        Digits(crop_padding=32, padding_mode=mode).build_data()
+    assert Digits(crop_padding=31, padding_mode=mode).build_data().train.augment.padding == 31

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mixcore.api import DataError
+from mixcore.api import ConfigError, DataError
 from mixcore.data.loader import build_train_loader
 from mixcore_plugins_builtin.data import parquet_files
 from mixcore_plugins_builtin.data.parquet import Parquet
@@ -30,10 +31,13 @@ def encoded(value, size=(6, 8)):
     return buffer.getvalue()
 
 
-def write(path, labels, image="img", label="fine_label", names=(), values=None):
-    images = [{"bytes": encoded(v) if isinstance(v, int) else v, "path": f"{v!r:.10}"} for v in values or labels]
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({image: pa.array(images, kind), label: pa.array(labels, pa.int64())})
+def write(path, labels, image="img", label="fine_label", names=(), values=None, kind=None):
+    images = [
+        {"bytes": encoded(v) if isinstance(v, int) else v, "path": f"{v!r:.10}"}
+        for v in (labels if values is None else values)
+    ]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({image: pa.array(images, struct), label: pa.array(labels, kind or pa.int64())})
     if names:
         features = {label: {"names": list(names), "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -83,14 +87,10 @@ def test_other_columns_and_patterns_by_name(tmp_path):
     assert len(plugin.build_data().train) == 2
 
 
-@pytest.mark.parametrize(
-    ("label", "match"),
-    [(7, r"run from 0 to 7; with 5 classes they must lie in 0\.\.4"), (-1, "run from -1 to 2")],
-)
-def test_labels_out_of_range_are_refused(root, label, match):
-    write(root / "train-00001-of-00002.parquet", [2, label], names="abcde", values=[1, 1])
+def test_labels_beyond_the_classes_are_refused(root):
+    write(root / "train-00001-of-00002.parquet", [2, 7], names="abcde", values=[1, 1])
     data = Parquet(root=str(root)).build_data()
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(DataError, match=r"run from 0 to 7; with 5 classes they must lie in 0\.\.4"):
         build_train_loader(
             data,
             batch_size=2,
@@ -102,6 +102,63 @@ def test_labels_out_of_range_are_refused(root, label, match):
             device=torch.device("cpu"),
             channels_last=False,
         )
+
+
+@pytest.mark.parametrize(("label", "kind"), [(-1, pa.int64()), (2**63, pa.uint64()), (None, pa.int64())])
+def test_labels_that_are_none_are_told_by_file_and_row_before_images_are_decoded(root, label, kind):
+    second = root / "train-00001-of-00002.parquet"
+    write(second, [2, label], names="abcde", values=[b"no image", 1], kind=kind)
+    with pytest.raises(DataError, match=rf"row 1 of {second} has .*fine_label"):
+        Parquet(root=str(root)).build_data()
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.string(), pa.bool_()])
+def test_every_file_must_have_integer_labels(root, kind):
+    second = root / "train-00001-of-00002.parquet"
+    labels = {"double": [0.0, 1.7], "string": ["0", "1"], "bool": [True, False]}[str(kind)]
+    write(second, labels, values=[1, 1], kind=kind)
+    with pytest.raises(DataError, match=rf"column 'fine_label' of {second} is {kind}; class labels are integers"):
+        Parquet(root=str(root)).build_data()
+
+
+def test_integer_labels_may_differ_in_width(root):
+    write(root / "train-00001-of-00002.parquet", [2, 0], names="abcde", kind=pa.int8())
+    assert Parquet(root=str(root)).build_data().train.labels.tolist() == [0, 1, 2, 1, 2, 0]
+
+
+def test_every_file_must_have_the_columns(root):
+    second = root / "train-00001-of-00002.parquet"
+    write(second, [2, 0], image="image")
+    with pytest.raises(DataError, match=rf"{second} has the columns image, fine_label and none called img"):
+        Parquet(root=str(root)).build_data()
+    pq.write_table(pa.table({"img": pa.array([{"bytes": "text"}]), "fine_label": [0]}), second)
+    with pytest.raises(DataError, match=rf"column 'img' of {second} is struct<bytes: string>"):
+        Parquet(root=str(root)).build_data()
+
+
+@pytest.mark.parametrize("name", ["train-00001-of-00002.parquet", "test-00000-of-00001.parquet"])
+@pytest.mark.parametrize(
+    ("names", "words"), [("abdce", "class 2 'c' and 'd'|class 2 'd' and 'c'"), ("abcd", "5 and 4 classes")]
+)
+def test_files_that_number_the_classes_differently_are_refused(root, name, names, words):
+    write(root / name, [2, 0], names=names)
+    with pytest.raises(DataError, match=rf"the metadata of .*{words}"):
+        Parquet(root=str(root)).build_data()
+
+
+def test_pipes_are_not_waited_for_and_hidden_files_left_out(root):
+    (root / ".cache").mkdir()
+    write(root / ".cache" / "train-0.parquet", [3])
+    assert len(Parquet(root=str(root), train="**/train-*.parquet").build_data().train) == 6
+    os.mkfifo(root / "train-2.parquet")
+    with pytest.raises(DataError, match=r"train-2\.parquet cannot be read as Parquet \(it is a named pipe"):
+        Parquet(root=str(root)).build_data()
+
+
+@pytest.mark.parametrize("pattern", ["", "/train-*.parquet", "a**"])
+def test_what_is_no_pattern_is_refused_as_configuration(root, pattern):
+    with pytest.raises(ConfigError, match=r"data\.validation = .* is no pattern of files below data\.root"):
+        Parquet(root=str(root), validation=pattern).build_data()
 
 
 def test_missing_files_columns_and_labels(root, tmp_path):
@@ -116,7 +173,7 @@ def test_missing_files_columns_and_labels(root, tmp_path):
     with pytest.raises(DataError, match=r"column 'fine_label' of .* struct<bytes"):
         Parquet(root=str(root), image_column="fine_label").build_data()
     write(root / "train-00001-of-00002.parquet", [2, None], values=[1, 1])
-    with pytest.raises(DataError, match=r"row 5 of the training set has no 'fine_label'"):
+    with pytest.raises(DataError, match=r"row 1 of .*train-00001-of-00002\.parquet has no 'fine_label'"):
         Parquet(root=str(root)).build_data()
 
 
@@ -166,15 +223,45 @@ def test_the_cache_is_used_and_forgets_changed_or_damaged_files(root, tmp_path, 
     assert not decoded
     assert torch.equal(again.train.images, expected.train.images)
     assert torch.equal(again.validation.labels, expected.validation.labels)
-    for entry in cache.iterdir():
-        entry.write_bytes(entry.read_bytes()[:200])
-    assert torch.equal(Parquet(root=str(root), cache=str(cache)).build_data().train.images, expected.train.images)
-    assert len(decoded) == 2
+    for spoil in (lambda content: content[:200], flipped):
+        for entry in cache.iterdir():
+            entry.write_bytes(spoil(entry.read_bytes()))
+        decoded.clear()
+        found = Parquet(root=str(root), cache=str(cache)).build_data()
+        assert torch.equal(found.train.images, expected.train.images)
+        assert len(decoded) == 2
+    assert len(list(cache.iterdir())) == 2
+
+
+def flipped(content):
+    """One bit of the pixels or labels is another: what the archive's checksum is for."""
+    spoilt = bytearray(content)
+    spoilt[len(content) // 3] ^= 1
+    return bytes(spoilt)
+
+
+def test_the_cache_is_keyed_by_content(root, tmp_path):
+    cache = tmp_path / "cache"
+    Parquet(root=str(root), cache=str(cache)).build_data()
     file = root / "test-00000-of-00001.parquet"
-    size = file.stat().st_size
+    before = file.stat()
     write(file, [2, 0, 1], names="abcde")
-    assert file.stat().st_size == size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
     assert Parquet(root=str(root), cache=str(cache)).build_data().validation.labels.tolist() == [2, 0, 1]
+    assert len(list(cache.iterdir())) == 3
+    root.rename(tmp_path / "moved")
+    Parquet(root=str(tmp_path / "moved"), cache=str(cache)).build_data()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_an_entry_of_another_form_is_decoded_anew(root, tmp_path):
+    cache = tmp_path / "cache"
+    expected = Parquet(root=str(root), cache=str(cache)).build_data()
+    for entry in cache.iterdir():
+        np.savez(entry, images=np.zeros((2, 3, 8, 6), np.uint8), labels=np.zeros(1, np.int64))
+    found = Parquet(root=str(root), cache=str(cache)).build_data()
+    assert torch.equal(found.train.images, expected.train.images)
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(root, tmp_path, caplog):

@@ -115,7 +115,7 @@ def test_labels_out_of_range_are_refused(bad):
 
 
 def test_a_set_that_does_not_fit_its_task_is_refused():
-    grey = Task(**{**task_fields(), "in_channels": 1})
+    grey = Task(**{**task_fields(), "in_channels": 1, "mean": (0.5,), "std": (0.2,)})
     with pytest.raises(DataError, match=r"uint8 \[50, 3, 8, 8\]; expected uint8 \[n,1,H,W\]"):
         train_loader(data(task=grey))
     with pytest.raises(DataError, match="50 images and 49 labels"):
