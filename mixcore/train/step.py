@@ -134,6 +134,14 @@ class TrainingStep(nn.Module):
         """
         return caller_groups(self.trained(), settings, exempt)
 
+    def use_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """Under float16, the scaler of your backward: gradients that a method takes early are scaled as it is then.
+
+        Without it they are scaled by 1024: where that overflows, the scaler skips every optimizer step, however small
+        it makes its own scale.
+        """
+        self._machinery.precision.use_scaler(scaler)
+
     def after_step(self) -> None:
         """Tell the plugins that an optimizer step took place, at the place in the run of the last forward."""
         if self._last is None:
