@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Generator, Tensor, nn
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
 from mixcore.rng import keyed_generator
 
@@ -87,7 +88,8 @@ def _pair_constants(rows: int, device: torch.device) -> tuple[Tensor, Tensor, Te
     The rows themselves, int64 [rows], and the columns (0, 1) and (1, -1), float32 [rows,2]: at_zero + lam · slope are
     the weights, by one operation on the device and without a number travelling there.
     """
-    at_zero = torch.tensor([0.0, 1.0], device=device).repeat(rows, 1)
+    at_zero = torch.zeros(rows, 2, dtype=torch.float32, device=device)
+    at_zero[:, 1].fill_(1)
     return torch.arange(rows, device=device), at_zero, 1 - 2 * at_zero
 
 
@@ -150,7 +152,7 @@ class Mix:
         return cls(
             images=images,
             sources=torch.arange(rows, device=images.device)[:, None],
-            weights=torch.ones(rows, 1, device=images.device),
+            weights=torch.ones(rows, 1, dtype=torch.float32, device=images.device),
             **rest,
         )
 
@@ -232,7 +234,7 @@ class Attention:
 
     def _rows(self, queries: Tensor) -> Tensor:
         """Rows of A for some of the queries, averaged over heads, in float32 under any autocast."""
-        with torch.autocast(queries.device.type, enabled=False):
+        with autocast_off(queries.device):
             scores = self.scale * queries.float() @ self.keys.float().transpose(-2, -1)
             return scores.softmax(-1).mean(1)
 
@@ -292,7 +294,8 @@ class Step:
 
     def device_rng(self, name: str) -> Generator:
         """A generator on the device, for per-pixel noise: the only draws that depend on the device."""
-        return keyed_generator(self.seed, self.epoch, self.iteration, self.group, "device", name, device=self.device)
+        device = "cpu" if self.device.type == "meta" else self.device  # there are no generators of its own
+        return keyed_generator(self.seed, self.epoch, self.iteration, self.group, "device", name, device=device)
 
 
 @attrs.frozen(eq=False, kw_only=True)

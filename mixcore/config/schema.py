@@ -131,6 +131,8 @@ class TrainConfig:
     """Decay in (0, 1) of the averaged weights, evaluated as predictor "ema"; absent: none are kept."""
     ema_warmup: bool = False
     """Whether that decay grows from 0 at the start (timm's warm-up)."""
+    max_skipped: int = attrs.field(default=20, validator=ge(1))
+    """fp16: the run stops after so many optimizer steps in a row were skipped because scaled gradients overflowed."""
     log_every: int = attrs.field(default=50, validator=ge(1))
     """Iterations between two lines of the log."""
 

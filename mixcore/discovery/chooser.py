@@ -20,7 +20,7 @@ class Chooser:
     @hookimpl
     def choose_mixer(self, probabilities: Sequence[float], rng: torch.Generator) -> int | None:
         """Index of the [[mix]] table whose share of [0, 1) one uniform draw falls into; None beyond their sum."""
-        draw = torch.rand((), generator=rng, dtype=torch.float64).item()
+        draw = torch.rand((), generator=rng, dtype=torch.float64, device="cpu").item()
         below = (index for index, upper in enumerate(accumulate(probabilities)) if draw < upper)
         return next(below, None)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
 from mixcore.evidence.layout import as_map
 from mixcore.evidence.network import Network, capabilities
+from mixcore.evidence.settle import looking_scale
 
 __all__ = ["class_activation"]
 
@@ -31,10 +33,10 @@ def class_activation(network: Network, images: Tensor, labels: Tensor) -> Tensor
         features.requires_grad_()
         logits = network.logits(features)
         chosen = logits * labels if labels.is_floating_point() else logits.gather(1, labels[:, None])
-        scale = network.gradient_scale(images.device)
+        scale = looking_scale(network.gradient_scale(images.device))
         (gradient,) = torch.autograd.grad(chosen.sum() * scale, features)
     height, width = images.shape[-2:]
     maps = as_map(network.module, features.detach(), height, width)
     weights = as_map(network.module, gradient, height, width).sum((2, 3)) / scale
-    with torch.autocast(images.device.type, enabled=False):
+    with autocast_off(images.device):
         return torch.einsum("nc,nchw->nhw", weights, maps)

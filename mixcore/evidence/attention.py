@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
 from mixcore.evidence.layout import prefix_tokens
 from mixcore.types import Attention
@@ -38,7 +39,7 @@ class WindowAttention(Attention):
 
     def _matrix(self) -> Tensor:
         """[M·windows,n,n], averaged over heads."""
-        with torch.autocast(self.queries.device.type, enabled=False):
+        with autocast_off(self.queries.device):
             scores = self.scale * self.queries.float() @ self.keys.float().transpose(-2, -1) + self.bias.float()
             if self.mask is not None:
                 windows = self.mask.shape[0]

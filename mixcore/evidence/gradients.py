@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mixcore.evidence.network import Network
-from mixcore.evidence.settle import settled
+from mixcore.evidence.settle import looking_scale, settled
 
 __all__ = ["input_gradient", "input_gradient_and_loss"]
 
@@ -18,7 +18,7 @@ def input_gradient(network: Network, images: Tensor, criterion: Callable[[Tensor
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         loss = criterion(network.forward(leaf).logits)
-        scale = network.gradient_scale(images.device)
+        scale = looking_scale(network.gradient_scale(images.device))
         (gradient,) = torch.autograd.grad(loss * scale, leaf)
     return gradient / scale
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixcore.autocast import autocast_dtype, autocast_off
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.evidence.attention import has_attention
 from mixcore.evidence.layout import as_map, as_tokens, prefix_tokens
 from mixcore.evidence.modes import mode
-from mixcore.evidence.settle import gradient_scale
+from mixcore.evidence.settle import fixed_scale
 from mixcore.evidence.stages import FEATURES, resolve_stage, stage_names
 from mixcore.evidence.taps import Taps
 from mixcore.types import ForwardOutput, Stage
@@ -49,7 +50,8 @@ class Network:
     """Runs `module`, which has timm's forward_features and forward_head; its parameters and state stay with it.
 
     `stages` and `attention` declare what forwards may ask for later: their taps are set here, before compiling.
-    `autocast` opens the precision that the network runs under. ConfigError for a stage or attention that it lacks.
+    `autocast` opens the precision that the network runs under; `loss_scale` says what a loss is multiplied with while a
+    gradient of it passes a float16 network. ConfigError for a stage or attention that it lacks.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Network:
         attention: bool = False,
         compile: bool = False,  # noqa: A002 - the word of the configuration
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        loss_scale: Callable[[torch.device], Tensor | float] = fixed_scale,
     ) -> None:
         if attention and not has_attention(module):
             raise ConfigError(
@@ -67,7 +70,7 @@ class Network:
                 'or, where the plugin offers it, source = "energy"'
             )
         self.module = module
-        self._autocast = autocast
+        self._autocast, self._loss_scale = autocast, loss_scale
         self._names = {stage: resolve_stage(module, stage) for stage in stages}
         self._attention = attention
         tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
@@ -106,7 +109,7 @@ class Network:
             with self._taps.listening(read, tapped, transform, attention) as heard:
                 features = self._features(images)
             if transform is not None and at == FEATURES:
-                with torch.autocast(features.device.type, enabled=False):
+                with autocast_off(features.device):
                     features = transform(features)
         pool = self._pool_as_now()
         pooled = None if head is None else pool(features)
@@ -128,10 +131,11 @@ class Network:
         with self._autocast():
             return self._head(features).float()
 
-    def gradient_scale(self, device: torch.device) -> float:
+    def gradient_scale(self, device: torch.device) -> Tensor | float:
         """What to multiply a loss of this network with before its gradient is taken, and divide by afterwards."""
         with self._autocast():
-            return gradient_scale(device)
+            half = autocast_dtype(device) is torch.float16
+        return self._loss_scale(device) if half else 1.0
 
     def _name(self, stage: Stage) -> str | None:
         """Module name of a stage; those that need a tap must have been declared."""

@@ -171,7 +171,7 @@ class Probe:
         targets = Targets(
             labels=labels,
             sources=torch.arange(rows, device=labels.device)[:, None],
-            weights=torch.ones(rows, 1, device=labels.device),
+            weights=torch.ones(rows, 1, dtype=torch.float32, device=labels.device),
         )
         return lambda logits: self._criterion(logits, targets)
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixcore.ops.draws import send
+
 __all__ = ["fine_grained", "grey", "spectral_residual"]
 
 FINE_GRAINED_SCALES = (12, 24, 48, 28, 56, 112)
@@ -91,11 +93,11 @@ def _shares(height: int, width: int, scale: int, device: torch.device) -> tuple[
     rows, columns = (_extent(size, scale) for size in (height, width))
     others = (rows[:, None] * columns - 1).clamp_(min=1).double()
     own, window = ((others + 1) / others).float(), (-1 / others).float()
-    return own.to(device), window.to(device)
+    return send(own, device), send(window, device)
 
 
 def _extent(size: int, scale: int) -> Tensor:
-    index = torch.arange(size)
+    index = torch.arange(size, device="cpu")
     return (index + scale + 1).clamp_(max=size) - (index - scale + 1).clamp_(min=0)
 
 

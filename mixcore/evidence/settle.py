@@ -9,19 +9,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-__all__ = ["gradient_scale", "settle", "settled"]
+from mixcore.ops.bits import zero_unless_
+
+__all__ = ["fixed_scale", "looking_scale", "settle", "settled"]
 
 HALF_SCALE = 1024.0
 """Factor of a loss while its gradient passes a float16 network: without it small gradients vanish. A power of two."""
 
 
-def gradient_scale(device: torch.device) -> float:
-    """What to multiply a loss with before its gradient is taken, under the autocast that is open now."""
-    half = torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16
-    return HALF_SCALE if half else 1.0
+def fixed_scale(_device: torch.device) -> float:
+    """The factor of a loss on its way through a float16 network where nobody told of a scaler."""
+    return HALF_SCALE
 
 
-def settle(loss: Tensor, parameters: Iterable[Tensor], scale: float = 1.0) -> Tensor:
+def looking_scale(scale: Tensor | float) -> Tensor | float:
+    """The factor for a gradient that is looked at and not delivered: no scaler hears of it when it overflows.
+
+    A scaler's scale is as large as the run's own backward bears, so this one is kept well below it.
+    """
+    return scale.clamp(max=HALF_SCALE) if isinstance(scale, Tensor) else scale
+
+
+def settle(loss: Tensor, parameters: Iterable[Tensor], scale: Tensor | float = 1.0) -> Tensor:
     """A scalar of the same value whose gradient with respect to `parameters` is taken now, and its graph freed.
 
     The one backward delivers it, times what arrives from above: loss scaling, accumulation and DistributedDataParallel
@@ -30,17 +39,24 @@ def settle(loss: Tensor, parameters: Iterable[Tensor], scale: float = 1.0) -> Te
     they were computed from keeps its graph.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    gradients = torch.autograd.grad(loss * scale if scale != 1.0 else loss, wanted, allow_unused=True)
+    gradients = torch.autograd.grad(loss * scale if _scales(scale) else loss, wanted, allow_unused=True)
     used = [(p, g) for p, g in zip(wanted, gradients, strict=True) if g is not None]
     return settled(loss, [p for p, _ in used], [g for _, g in used], scale)
 
 
-def settled(loss: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor], scale: float = 1.0) -> Tensor:
+def settled(
+    loss: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor], scale: Tensor | float = 1.0
+) -> Tensor:
     """The value of `loss` as a scalar that delivers `gradients` / `scale`, one for each of `parameters`."""
-    if scale != 1.0 and gradients:
+    if _scales(scale) and gradients:
         gradients = torch._foreach_div(list(gradients), scale)
     delivered: Tensor = _Settled.apply(loss.detach(), tuple(gradients), *parameters)  # type: ignore[no-untyped-call]
     return delivered
+
+
+def _scales(scale: Tensor | float) -> bool:
+    """Whether there is anything to multiply with; what lies on a device is not asked for its value."""
+    return isinstance(scale, Tensor) or scale != 1.0
 
 
 class _Settled(torch.autograd.Function):
@@ -54,6 +70,6 @@ class _Settled(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, arriving: Tensor) -> tuple[Tensor | None, ...]:
-        switched_off = arriving == 0
-        delivered = (torch.where(switched_off, 0.0, gradient * arriving) for gradient in ctx.gradients)
+        delivered = torch._foreach_mul(ctx.gradients, arriving)
+        zero_unless_(arriving != 0, delivered)  # switched off: zeros, and not the NaN that it may have been
         return None, None, *delivered

@@ -14,6 +14,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
 from mixcore.evidence.attention import AttentionTap, Hide, attention_taps
 from mixcore.types import Attention
@@ -48,7 +49,7 @@ class StageTap:
                 f"the module {self.name!r} puts out a {type(output).__name__}, not a feature map; name another stage"
             )
         if self.transform is not None:
-            with torch.autocast(output.device.type, enabled=False):
+            with autocast_off(output.device):
                 output = self.transform(output)
         self.heard.maps[self.name] = output
         return output if self.transform is not None else None

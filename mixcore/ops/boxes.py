@@ -65,12 +65,12 @@ def box_around(lam: float, centre: tuple[float, float], height: int, width: int,
 
 def boxes_around(lam: Tensor, centres: Tensor, height: int, width: int, rule: BoxRule = "legacy") -> Tensor:
     """:func:`box_around` for each image: `lam` [N] and `centres` [N,2] float64 -> [N,4] int64."""
-    size = torch.tensor([height, width], dtype=torch.float64, device=lam.device)
-    cuts = (size * (1 - lam).sqrt()[:, None]).floor_()
-    pixels = (centres * size).floor_()
-    low = (pixels - (cuts / 2).floor_()).clamp_min_(0)
-    high = torch.minimum(pixels + ((cuts + int(rule == "full")) / 2).floor_(), size)
-    return torch.stack((low, high), 2).flatten(1).long()
+    ratio, odd, ends = (1 - lam).sqrt().double(), int(rule == "full"), []
+    for size, centre in zip((height, width), centres.double().unbind(1), strict=True):
+        cut, pixel = (ratio * size).floor_(), (centre * size).floor_()
+        ends.append((pixel - (cut / 2).floor_()).clamp_min_(0))
+        ends.append((pixel + ((cut + odd) / 2).floor_()).clamp_max_(size))
+    return torch.stack(ends, 1).long()
 
 
 def boxes_of_sides(
@@ -88,10 +88,12 @@ def boxes_of_sides(
             f"minmax = {list(minmax)} leaves no box side in an image of {height}x{width}: floor(size·lo) must be below "
             f"floor(size·hi), found {lows} and {highs} (rows, columns); widen minmax"
         )
-    low, span, size = draws.new_tensor((lows, [b - a for a, b in zip(lows, highs, strict=True)], (height, width)))
-    sides = low + (draws[:, :2] * span).floor_()
-    starts = (draws[:, 2:] * (size - sides + int(rule == "full"))).floor_()
-    return torch.stack((starts, starts + sides), 2).flatten(1).long()
+    odd, ends = int(rule == "full"), []
+    for axis, size in enumerate((height, width)):
+        side = lows[axis] + (draws[:, axis] * (highs[axis] - lows[axis])).floor_()
+        start = (draws[:, 2 + axis] * (size - side + odd)).floor_()
+        ends += [start, start + side]
+    return torch.stack(ends, 1).long()
 
 
 def box_lam(box: Box, height: int, width: int) -> float:
@@ -107,7 +109,7 @@ def boxes_lam(boxes: Tensor, height: int, width: int) -> Tensor:
 
 def box_mask(box: Box, height: int, width: int, device: torch.device) -> Tensor:
     """Mask of one box, 0 inside and 1 outside: [1,1,H,W] float32."""
-    mask = torch.ones(1, 1, height, width, device=device)
+    mask = torch.ones(1, 1, height, width, dtype=torch.float32, device=device)
     mask[:, :, box.top : box.bottom, box.left : box.right] = 0
     return mask
 

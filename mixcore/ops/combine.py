@@ -114,7 +114,7 @@ def blended(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: boo
     if isinstance(lam, Tensor):
         mask = lam.float().view(-1, 1, 1, 1)
     else:
-        mask = torch.full((images.shape[0], 1, 1, 1), lam, device=images.device)
+        mask = torch.full((images.shape[0], 1, 1, 1), lam, dtype=torch.float32, device=images.device)
     return Mix.pair(blend(images, partner, lam, overwrite=overwrite), partner, lam, mask, **rest)
 
 
@@ -134,6 +134,6 @@ def pasted(
 def unmixed(images: Tensor) -> Mix:
     """The batch as it is, as a pair mix: lam 1, each image its own partner, a mask of ones (1x1, as constants are)."""
     count = images.shape[0]
-    lam = torch.ones(count, device=images.device)
+    lam = torch.ones(count, dtype=torch.float32, device=images.device)
     own = torch.arange(count, device=images.device)
     return Mix.pair(images, own, lam, lam[:, None, None, None])

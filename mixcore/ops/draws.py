@@ -16,7 +16,7 @@ __all__ = ["beta", "beta_per_sample", "happens", "send", "uniforms"]
 
 def uniforms(*shape: int, rng: Generator) -> Tensor:
     """Uniform draws in [0, 1), float64 of the given shape."""
-    return torch.rand(shape, dtype=torch.float64, generator=rng)
+    return torch.rand(shape, dtype=torch.float64, device="cpu", generator=rng)
 
 
 def happens(probability: float, rng: Generator) -> bool:
@@ -39,7 +39,7 @@ def _gamma_draws(alpha: float, count: int, rng: Generator) -> tuple[Tensor, Tens
 @functools.lru_cache(maxsize=64)
 def _shapes(shape: float, count: int) -> Tensor:
     """The parameter of `count` equal Gamma draws; read only, made once because a run asks for the same every time."""
-    return torch.full((count,), shape, dtype=torch.float64)
+    return torch.full((count,), shape, dtype=torch.float64, device="cpu")
 
 
 def beta(alpha: float, rng: Generator) -> float:

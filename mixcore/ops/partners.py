@@ -20,8 +20,8 @@ def draw_partners(rule: PartnerRule, count: int, rng: Generator) -> Tensor:
     its own partner (but a batch of one) and every other row is equally likely.
     """
     if rule == "flip":
-        return torch.arange(count - 1, -1, -1)
-    order = torch.randperm(count, generator=rng)
+        return torch.arange(count - 1, -1, -1, device="cpu")
+    order = torch.randperm(count, generator=rng, device="cpu")
     if rule == "permutation":
         return order
     partner = torch.empty_like(order)

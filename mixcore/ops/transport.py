@@ -124,15 +124,16 @@ class _Neighbourhood(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _neighbourhood(blocks: int, price: float, device: torch.device) -> _Neighbourhood:
-    span, places, wide = torch.arange(1 - blocks, blocks), blocks**2, 3 * blocks - 2
+    span, places, wide = torch.arange(1 - blocks, blocks, device="cpu"), blocks**2, 3 * blocks - 2
     rows, columns = torch.meshgrid(span, span, indexing="ij")
     distance = (rows**2 + columns**2).flatten()
     order = distance.argsort(stable=True)
-    near = torch.cat((torch.zeros(1, dtype=torch.int64), torch.bincount(distance).cumsum(0)))
+    near = torch.cat((torch.zeros(1, dtype=torch.int64, device="cpu"), torch.bincount(distance).cumsum(0)))
     costs = price * (distance[order].double() / (blocks - 1) ** 2)
     moves = (rows * wide + columns).flatten()[order]
-    numbers = torch.full((wide, wide), places)
-    numbers[blocks - 1 : 2 * blocks - 1, blocks - 1 : 2 * blocks - 1] = torch.arange(places).view(blocks, blocks)
+    numbers = torch.full((wide, wide), places, dtype=torch.int64, device="cpu")
+    inner = slice(blocks - 1, 2 * blocks - 1)
+    numbers[inner, inner] = torch.arange(places, device="cpu").view(blocks, blocks)
     positions = torch.nonzero(numbers.view(-1) < places)[:, 0]
     reach = (blocks - 1) ** 2 / price
     tables = (near, costs.float(), moves.int(), positions.int(), numbers.view(-1).int())

@@ -6,7 +6,8 @@ checkpointing and compilation follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 import torch
@@ -64,7 +65,9 @@ def build_step(
     attention = any("attention" in _declared(calls, "needs") for calls in plugins.everyone)
     if checkpoint:
         _checkpoint_activations(model, plugins)
-    network = Network(model, stages=stages, attention=attention, compile=compile, autocast=kind.autocast)
+    network = Network(
+        model, stages=stages, attention=attention, compile=compile, autocast=kind.autocast, loss_scale=kind.loss_scale
+    )
     keys = _keys(plugins.everyone)
     installed = tuple(install(calls, keys[calls], parts_of[calls], kind, compile=compile) for calls in plugins.everyone)
     reads = [calls for calls in plugins.everyone if _reads_outputs(calls)]
@@ -107,17 +110,30 @@ def build_parts(
 ) -> dict[PluginCalls, dict[str, Part]]:
     """Every plugin's parts, frozen ones without gradients.
 
-    Initial weights depend on the seed alone, and the global generators stay as they are.
+    Initial weights depend on the seed alone, whatever torch's default dtype and device are, and the global generators
+    stay as they are.
     """
     parts_of = {}
     for index, calls in enumerate(everyone):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _plain_defaults():
             torch.manual_seed(keyed_seed(seed, "build_modules", index))
             parts_of[calls] = calls.build_modules(model=model, task=task)
         for part in parts_of[calls].values():
             if part.optimizer is None:
                 part.module.requires_grad_(False)
     return parts_of
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """New modules are float32 on the CPU: layers take the program's defaults, which say nothing of this network."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _with_sync_bn(parts: Mapping[str, Part]) -> dict[str, Part]:
@@ -173,6 +189,7 @@ def install(
             attention=attention and "attention" in capabilities(part.module),
             compile=compile,
             autocast=precision.autocast,
+            loss_scale=precision.loss_scale,
         )
         for name, part in parts.items()
         if hasattr(part.module, "forward_features")

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from torch import nn
 from mixcore.config.schema import OptimizerConfig, ScheduleConfig
 from mixcore.errors import ConfigError
 
-__all__ = ["DIFFERENCES", "Trained", "build_optimizer", "parameter_groups"]
+__all__ = ["DIFFERENCES", "Trained", "build_optimizer", "caller_groups", "parameter_groups"]
 
 DIFFERENCES = ("lr", "min_lr", "momentum", "warmup_epochs", "weight_decay")
 """What a part may set apart from [optimizer] and [schedule]."""
@@ -45,17 +45,39 @@ def parameter_groups(
     its own has no warm-up unless it asks for one. ConfigError for an unknown optimizer or an unknown difference.
     """
     info = _optimizer_info(optimizer.name)
-    groups: list[dict[str, Any]] = []
-    for one in trained:
+
+    def settings_of(one: Trained) -> dict[str, Any]:
         settings = _settings(one, optimizer, schedule)
         if not info.has_momentum:
             del settings["momentum"]
-        exempt, decaying = _split(one, optimizer.exempt)
+        return settings
+
+    return _groups(trained, settings_of, optimizer.exempt)
+
+
+def caller_groups(
+    trained: Sequence[Trained], given: Mapping[str, Any], exempt: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer of somebody else's: `params`, `name`, what was `given` and what the module differs in.
+
+    A key that neither names is in no group, so that the optimizer's own value holds. Weight decay is 0 only for the
+    parameters that `exempt` asks to spare, in the words of [optimizer] exempt. ConfigError for an unknown difference.
+    """
+    return _groups(trained, lambda one: {**given, **_differences(one)}, exempt)
+
+
+def _groups(
+    trained: Sequence[Trained], settings_of: Callable[[Trained], Mapping[str, Any]], exempt: Sequence[str]
+) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = []
+    for one in trained:
+        settings = settings_of(one)
+        spared, decaying = _split(one, exempt)
         if decaying:
             groups.append({"params": decaying, "name": one.name, **settings})
-        if exempt:
-            groups.append({"params": exempt, "name": f"{one.name}/exempt", **settings, "weight_decay": 0.0})
-    _warn_of_idle_patterns(trained, optimizer.exempt)
+        if spared:
+            groups.append({"params": spared, "name": f"{one.name}/exempt", **settings, "weight_decay": 0.0})
+    _warn_of_idle_patterns(trained, exempt)
     return groups
 
 
@@ -77,19 +99,24 @@ def build_optimizer(
         raise ConfigError(f"optimizer {optimizer.name!r} refuses its settings: {error}; see [optimizer]") from error
 
 
-def _settings(one: Trained, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> dict[str, Any]:
+def _differences(one: Trained) -> Mapping[str, float]:
     unknown = sorted(set(one.differences) - set(DIFFERENCES))
     if unknown:
         raise ConfigError(
             f"the optimizer settings of {one.name} name {', '.join(unknown)}; a part may set {', '.join(DIFFERENCES)}"
         )
+    return one.differences
+
+
+def _settings(one: Trained, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> dict[str, Any]:
+    differences = _differences(one)
     settings: dict[str, Any] = {
         "lr": optimizer.lr,
         "momentum": optimizer.momentum,
         "weight_decay": optimizer.weight_decay,
         "min_lr": schedule.min_lr,
-        "warmup_epochs": 0 if "lr" in one.differences else schedule.warmup_epochs,
-        **one.differences,
+        "warmup_epochs": 0 if "lr" in differences else schedule.warmup_epochs,
+        **differences,
     }
     settings["base_lr"] = settings["lr"]
     return settings

@@ -1,4 +1,4 @@
-"""Autocast: off in hooks, open around networks."""
+"""Autocast: off in hooks, open around networks; and what gradients are scaled by where networks run in float16."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
+
+from mixcore.autocast import autocast_dtype, autocast_off
+from mixcore.evidence.settle import fixed_scale
 
 __all__ = ["PRECISIONS", "Precision"]
 
@@ -16,8 +20,8 @@ _AS_IT_IS = nullcontext()
 
 
 @contextmanager
-def _plain(device_type: str) -> Iterator[None]:
-    with torch.autocast(device_type, enabled=False), torch.enable_grad():
+def _plain(device: torch.device) -> Iterator[None]:
+    with autocast_off(device), torch.enable_grad():
         yield
 
 
@@ -27,17 +31,29 @@ class Precision:
     def __init__(self, name: str | None) -> None:
         self._follows = name is None
         self._dtype = PRECISIONS[name] if name is not None else None
-        self._device_type = "cpu"
+        self._device = torch.device("cpu")
+        self._scaler: torch.amp.GradScaler | None = None
+
+    def use_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """The scaler of the loop's backward: gradients that are taken before it are scaled as it is at that moment."""
+        self._scaler = scaler
+
+    def loss_scale(self, device: torch.device) -> Tensor | float:
+        """What a loss is multiplied with while a gradient of it passes a float16 network; never read on the host."""
+        if self._scaler is None or not self._scaler.is_enabled():
+            return fixed_scale(device)
+        scale: Tensor = self._scaler.scale(torch.ones((), dtype=torch.float32, device=device))
+        return scale
 
     def hooks(self, device: torch.device) -> AbstractContextManager[None]:
         """Autocast off and gradients on for as long as it is open; remembers what surrounded the call."""
-        kind = self._device_type = device.type
-        surrounds = torch.is_autocast_enabled(kind)
+        self._device = device
+        surrounding = autocast_dtype(device)
         if self._follows:
-            self._dtype = torch.get_autocast_dtype(kind) if surrounds else None
-        if not surrounds and torch.is_grad_enabled():
+            self._dtype = surrounding
+        if surrounding is None and torch.is_grad_enabled():
             return _AS_IT_IS  # switching for nothing costs a third of what blending a small batch does
-        return _plain(kind)
+        return _plain(device)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -46,9 +62,9 @@ class Precision:
         Weights that were cast are forgotten afterwards: a copy made without a graph would otherwise serve the next
         forward that needs one, and its weights would get no gradient.
         """
-        if self._dtype is None:
+        if self._dtype is None or self._device.type == "meta":
             yield
             return
-        with torch.autocast(self._device_type, dtype=self._dtype):
+        with torch.autocast(self._device.type, dtype=self._dtype):
             yield
         torch.clear_autocast_cache()

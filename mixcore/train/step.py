@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixcore.config.schema import OptimizerConfig, ScheduleConfig
 from mixcore.errors import CheckpointError
 from mixcore.train.iteration import Iteration, Machinery, Report
-from mixcore.train.optimizer import Trained, parameter_groups
+from mixcore.train.optimizer import Trained, caller_groups
 from mixcore.types import Mix, Part, Step, Targets
 
 __all__ = ["Predictor", "TrainingStep"]
@@ -125,13 +124,23 @@ class TrainingStep(nn.Module):
                 trained.append(Trained(name=f"{key}.{name}", module=part.module, differences=part.optimizer))
         return trained
 
-    def param_groups(self, lr: float, weight_decay: float = 0.0, **settings: Any) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer of your own: the network with `lr` and `weight_decay`, parts beside it.
+    def param_groups(self, *, exempt: Sequence[str] = (), **settings: Any) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer of your own: the network, and beside it each part that trains.
 
-        `settings` are further fields of the configuration's [optimizer]; a part's own learning rate wins over `lr`.
+        A group has `params`, `name`, the `settings` given here (`lr`, `weight_decay`, ...), and what its part differs
+        in, which wins; a setting that is not among them is the optimizer's. Biases and norms decay as all weights do,
+        unless `exempt` asks to spare them: `exempt=("norm_bias",)`, in the words of the configuration's [optimizer].
+        ConfigError for a part whose differences are unknown.
         """
-        optimizer = OptimizerConfig(lr=lr, weight_decay=weight_decay, **settings)
-        return parameter_groups(self.trained(), optimizer, ScheduleConfig())
+        return caller_groups(self.trained(), settings, exempt)
+
+    def use_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """Under float16, the scaler of your backward: gradients that a method takes early are scaled as it is then.
+
+        Without it they are scaled by 1024: where that overflows, the scaler skips every optimizer step, however small
+        it makes its own scale.
+        """
+        self._machinery.precision.use_scaler(scaler)
 
     def after_step(self) -> None:
         """Tell the plugins that an optimizer step took place, at the place in the run of the last forward."""

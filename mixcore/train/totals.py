@@ -65,7 +65,7 @@ class Totals:
                 raise self._not_finite(one, values)
             self.latest = values[_LOSS]
             for name, value in values.items():
-                self._count(name, value, 1)
+                self._sum(name, value, 1)
 
     def _not_finite(self, one: _Unread, values: Mapping[str, float]) -> NonFiniteLossError:
         return NonFiniteLossError(
@@ -74,6 +74,10 @@ class Totals:
             "were. Try a lower optimizer.lr, --set train.clip_grad=1.0, or --set train.precision=fp32"
         )
 
+    def count(self, name: str, number: int) -> None:
+        """Add `number` to a tag that is counted over the epoch, not averaged; on one process, for all are summed."""
+        self._sum(name, number, 0)
+
     def state(self) -> dict[str, list[float | int]]:
         """What a checkpoint holds; call `read` before."""
         return {name: [total, count] for name, (total, count) in self._sums.items()}
@@ -81,15 +85,15 @@ class Totals:
     def merge(self, state: Mapping[str, Sequence[Any]]) -> None:
         """Add what `state` of a checkpoint holds."""
         for name, (total, count) in state.items():
-            self._count(name, float(total), int(count))
+            self._sum(name, float(total), int(count))
 
-    def _count(self, name: str, total: float, count: int) -> None:
+    def _sum(self, name: str, total: float, count: int) -> None:
         before = self._sums.get(name, (0.0, 0))
         self._sums[name] = (before[0] + total, before[1] + count)
 
     def means(self) -> dict[str, float]:
-        """Mean of each tag."""
-        return {name: total / count for name, (total, count) in self._sums.items()}
+        """Mean of each tag; of one that is counted, the sum."""
+        return {name: total / count if count else total for name, (total, count) in self._sums.items()}
 
     def clear(self) -> None:
         """Start an epoch."""

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixcore.evidence.settle import settle
+from mixcore.evidence.gradients import input_gradient
+from mixcore.evidence.network import Network
+from mixcore.evidence.settle import looking_scale, settle
+from mixcore.testing.fakes import tiny_network
+from mixcore.train.precision import Precision
 
 
 def network() -> nn.Module:
@@ -97,3 +101,75 @@ def test_half_gradients_do_not_vanish() -> None:
     settle(((weight.half() * 1e-4).float() * 1e-4).sum(), [weight], scale=1024.0).backward()
     assert weight.grad.item() == pytest.approx(1e-8, rel=2e-2)
     assert without != pytest.approx(1e-8, rel=2e-2)
+
+
+def half_network(precision: Precision) -> Network:
+    precision.hooks(torch.device("cpu"))
+    model = tiny_network((), 5, (16, 16), 3)
+    return Network(model, autocast=precision.autocast, loss_scale=precision.loss_scale)
+
+
+def test_the_scale_is_the_scalers_wherever_there_is_one() -> None:
+    cpu, precision = torch.device("cpu"), Precision("fp16")
+    network = half_network(precision)
+    assert network.gradient_scale(cpu) == 1024.0
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    precision.use_scaler(scaler)
+    assert float(network.gradient_scale(cpu)) == 256.0
+    scaler.update(8192.0)
+    assert float(network.gradient_scale(cpu)) == 8192.0
+    assert float(looking_scale(network.gradient_scale(cpu))) == 1024.0, "nobody would hear of an overflow"
+    assert half_network(Precision("fp32")).gradient_scale(cpu) == 1.0
+    precision.use_scaler(torch.amp.GradScaler("cpu", enabled=False))
+    assert network.gradient_scale(cpu) == 1024.0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_settled_gradient_that_overflows_is_helped_by_the_scaler(told: bool) -> None:
+    """At 1024 the gradient of this loss overflows in float16: the scaler finds a scale that it does not overflow at."""
+    precision, scaler = Precision("fp16"), torch.amp.GradScaler("cpu")
+    network = half_network(precision)
+    if told:
+        precision.use_scaler(scaler)
+    optimizer = torch.optim.SGD(network.module.parameters(), lr=1e-6)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = [p.detach().clone() for p in network.module.parameters()]
+    for _ in range(16):
+        logits = network.forward(images).logits
+        loss = 1e4 * nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3]))
+        optimizer.zero_grad()
+        scale = network.gradient_scale(images.device)
+        scaler.scale(settle(loss, network.module.parameters(), scale)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    moved = any(not torch.equal(p, old) for p, old in zip(network.module.parameters(), before, strict=True))
+    assert moved is told
+    assert all(bool(p.isfinite().all()) for p in network.module.parameters())
+
+
+def test_looking_through_a_scaler_gives_the_same_gradient() -> None:
+    precision = Precision("fp16")
+    network = half_network(precision)
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def look() -> Tensor:
+        return input_gradient(network, images, lambda logits: logits.square().mean())
+
+    fixed = look()
+    precision.use_scaler(torch.amp.GradScaler("cpu", init_scale=65536.0))
+    assert torch.equal(look(), fixed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_delivered_gradients_have_the_bits_of_a_product(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).to(dtype))
+    with torch.no_grad():
+        weight.data = weight.data.to(memory_format=torch.channels_last)
+    bias = nn.Parameter(torch.ones(3, dtype=torch.float32))
+    (plain,) = torch.autograd.grad(weight.float().square().sum() + bias.sum(), weight)
+    loss = settle(weight.float().square().sum() + bias.sum(), [weight, bias])
+    (loss * 0.3).backward()
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert torch.equal(weight.grad, plain * torch.tensor(0.3))
+    assert torch.equal(bias.grad, torch.full((3,), 0.3))

@@ -117,7 +117,8 @@ def test_groups_average_and_predictors() -> None:
         "judge": (0.5, 0.0),
         "clean": (0.1, 0.9),
     }
-    optimizer = torch.optim.SGD(step.param_groups(lr=0.1), lr=0.1)
+    optimizer = torch.optim.SGD(step.param_groups(lr=0.1), lr=0.1, momentum=0, weight_decay=5e-4)
+    assert {(group["momentum"], group["weight_decay"]) for group in optimizer.param_groups} == {(0, 5e-4)}
     before = [p.clone() for p in parts["copy"].parameters()]
     step(*batch())[0].backward()
     optimizer.step()

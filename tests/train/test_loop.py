@@ -9,13 +9,14 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
+from mixcore.errors import NonFiniteLossError
 from mixcore.logs.progress import Progress
 from mixcore.train.distributed import Processes
-from mixcore.train.loop import Loop
+from mixcore.train.loop import Loop, frees_gradients_first
 from mixcore.train.setup import Session, build_session
 
 
@@ -160,3 +161,134 @@ def test_groups_are_never_incomplete(toy_config: Path) -> None:
     kept = fixture(toy_config, "data.drop_last=false")
     grouped = fixture(toy_config, "data.drop_last=false", "mix.group_size=2")
     assert (len(kept.session.loader), len(grouped.session.loader)) == (4, 3)
+
+
+# --- losses that are not finite --------------------------------------------------------------------------------------
+
+
+class Spoilt(nn.Module):
+    """The step, its loss at one iteration not a number."""
+
+    def __init__(self, step: nn.Module, at: int) -> None:
+        super().__init__()
+        self.step, self.at = step, at
+
+    def forward(self, images: Tensor, labels: Tensor, **place: Any) -> Any:
+        loss, report = self.step(images, labels, **place)
+        if place["iteration"] != self.at:
+            return loss, report
+        return loss * torch.nan, attrs.evolve(report, loss=report.loss * torch.nan)
+
+
+def everything(made: Fixture) -> dict[str, Tensor]:
+    """Copies of all that an optimizer step may change."""
+    state = made.session.state
+    assert state.ema is not None
+    found = {**state.step.saved_state(), **{f"ema.{name}": value for name, value in state.ema.state_dict().items()}}
+    for number, kept in enumerate(state.optimizer.state.values()):
+        found.update({f"{number}.{name}": value for name, value in kept.items() if isinstance(value, Tensor)})
+    # BatchNorm's statistics move in the forward, before anybody has seen a loss
+    return {name: value.clone() for name, value in found.items() if "running" not in name and "tracked" not in name}
+
+
+def run_into(made: Fixture, at: int) -> dict[str, Tensor]:
+    """Run until the loss of iteration `at` is noticed; what was there before that iteration."""
+    before: dict[str, Tensor] = {}
+
+    def keep(*_: object) -> None:
+        if made.session.state.iteration == at:
+            before.update(everything(made))
+
+    made.loop.module = Spoilt(made.session.state.step, at)
+    made.loop.module.register_forward_pre_hook(keep)
+    with pytest.raises(NonFiniteLossError, match=f"iteration {at}:"):
+        made.run()
+    return before
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("waits", [False, True])
+def test_nothing_is_updated_from_a_loss_that_is_not_a_number(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, name: str, waits: bool
+) -> None:
+    """Also where the device is waited for: the loss of iteration 3 is noticed when the epoch ends, two later."""
+    if waits:
+        monkeypatch.setattr("mixcore.train.loop.reads_at_once", lambda device: False)
+    made = fixture(toy_config, f"optimizer.name={name}", "train.ema_decay=0.9", "train.log_every=100")
+    before = run_into(made, at=3)
+    assert made.session.state.iteration == (6 if waits else 3)
+    after = everything(made)
+    assert before.keys() == after.keys()
+    assert any(name.startswith("0.") for name in after)
+    for key, value in before.items():
+        assert torch.equal(value, after[key]), key
+
+
+def test_a_guarded_run_has_the_bits_of_one_that_reads_at_once(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = fixture(toy_config, "train.ema_decay=0.9", "train.accumulate=2")
+    plain.run()
+    monkeypatch.setattr("mixcore.train.loop.reads_at_once", lambda device: False)
+    guarded = fixture(toy_config, "train.ema_decay=0.9", "train.accumulate=2")
+    guarded.run()
+    expected = everything(plain)
+    assert all(torch.equal(value, expected[name]) for name, value in everything(guarded).items())
+
+
+# --- gradients and memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "order"), [(False, "forward zero backward"), (True, "zero forward backward")])
+def test_gradients_are_freed_where_it_pays(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch, first: bool, order: str
+) -> None:
+    if first:
+        monkeypatch.setattr("mixcore.train.loop.frees_gradients_first", lambda device: True)
+    made, seen = fixture(toy_config), []
+    state = made.session.state
+    zero_grad = state.optimizer.zero_grad
+    monkeypatch.setattr(state.optimizer, "zero_grad", lambda **kw: (seen.append("zero"), zero_grad(**kw)))
+    state.step.register_forward_hook(lambda *_: seen.append("forward"))
+    next(state.step.model.parameters()).register_hook(lambda _: seen.append("backward"))
+    made.loop.run_epoch(0, lambda report: None)
+    assert seen == order.split() * 3
+
+
+def test_gradients_are_freed_before_the_forward_on_accelerators_alone() -> None:
+    assert [frees_gradients_first(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [False, True, True]
+
+
+# --- float16 ---------------------------------------------------------------------------------------------------------
+
+
+def test_skipped_steps_are_counted_in_float16_only(toy_config: Path) -> None:
+    made = fixture(toy_config, "train.precision=fp16")
+    made.session.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    made.loop.run_epoch(0, lambda report: None)
+    assert made.session.state.totals.means()["train/skipped"] == 3
+    usual = fixture(toy_config, "train.precision=fp16")
+    usual.loop.run_epoch(0, lambda report: None)
+    assert usual.session.state.totals.means()["train/skipped"] == 0
+    plain = fixture(toy_config)
+    plain.loop.run_epoch(0, lambda report: None)
+    assert "train/skipped" not in plain.session.state.totals.means()
+
+
+def test_a_run_that_skips_every_step_stops_with_the_cause(toy_config: Path) -> None:
+    made = fixture(toy_config, "train.precision=fp16", "train.max_skipped=5")
+    made.session.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**90)
+    with pytest.raises(NonFiniteLossError, match=r"fp16 gradients overflowed in 5 optimizer steps in a row"):
+        made.run()
+    assert made.session.state.iteration == 4
+
+
+def test_a_step_that_takes_place_ends_the_row_of_skipped_ones(toy_config: Path) -> None:
+    made = fixture(toy_config, "train.precision=fp16", "train.max_skipped=2", "schedule.epochs=1")
+    scaler = made.session.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    scales = iter((1.0, 2.0**60))
+    made.loop.module.register_forward_pre_hook(
+        lambda *_: scaler.update(next(scales)) if made.session.state.iteration else None
+    )
+    made.run(1)  # skipped, taken, skipped
+    assert made.session.state.updates == 1

@@ -12,7 +12,7 @@ from torch import nn
 
 from mixcore.config.schema import OptimizerConfig, ScheduleConfig
 from mixcore.errors import ConfigError
-from mixcore.train.optimizer import Trained, build_optimizer, parameter_groups
+from mixcore.train.optimizer import Trained, build_optimizer, caller_groups, parameter_groups
 
 
 class Small(nn.Module):
@@ -185,3 +185,41 @@ def test_common_optimizers_build_and_step() -> None:
 def test_nesterov_by_name() -> None:
     assert build(OptimizerConfig(name="nesterov")).param_groups[0]["nesterov"] is True
     assert build(OptimizerConfig(name="momentum")).param_groups[0]["nesterov"] is False
+
+
+# --- groups for an optimizer of somebody else's ----------------------------------------------------------------------
+
+
+def parts_of_a_step() -> list[Trained]:
+    return [
+        Trained(name="backbone", module=Small()),
+        Trained(name="m.block", module=nn.Linear(2, 2), differences={"lr": 0.5, "momentum": 0.25}),
+    ]
+
+
+def test_a_callers_optimizer_keeps_its_own_settings() -> None:
+    optimizer = torch.optim.SGD(caller_groups(parts_of_a_step(), {"lr": 0.1}), lr=0.3, momentum=0, weight_decay=5e-4)
+    backbone, block = optimizer.param_groups
+    assert (backbone["lr"], backbone["momentum"], backbone["weight_decay"]) == (0.1, 0, 5e-4)
+    assert (block["lr"], block["momentum"], block["weight_decay"]) == (0.5, 0.25, 5e-4)
+    adamw = torch.optim.AdamW(caller_groups(parts_of_a_step(), {"lr": 0.1}))
+    assert [group["weight_decay"] for group in adamw.param_groups] == [1e-2, 1e-2]
+
+
+def test_a_callers_groups_hold_what_was_given_or_what_a_part_differs_in_and_nothing_else() -> None:
+    backbone, block = caller_groups(parts_of_a_step(), {"weight_decay": 0.1, "betas": (0.8, 0.9)})
+    assert set(backbone) == {"params", "name", "weight_decay", "betas"}
+    assert set(block) == {"params", "name", "weight_decay", "betas", "lr", "momentum"}
+    assert len(backbone["params"]) == 6
+
+
+def test_a_caller_exempts_from_weight_decay_only_on_request() -> None:
+    decaying, spared = caller_groups(parts_of_a_step()[:1], {"weight_decay": 0.1}, exempt=("norm_bias",))
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert (len(decaying["params"]), len(spared["params"])) == (3, 3)
+
+
+def test_a_callers_groups_refuse_unknown_differences_too() -> None:
+    part = Trained(name="m.block", module=nn.Linear(2, 2), differences={"learning_rate": 0.1})
+    with pytest.raises(ConfigError, match=r"m\.block name learning_rate"):
+        caller_groups([part], {"lr": 0.1})

@@ -204,7 +204,8 @@ class LearnedMix:
         if happens(self.mask_adjust, rng):
             masks = adjust_masks(masks, draw.lam)
         if min(draw.lam, 1 - draw.lam) <= self.lam_margin:
-            masks = torch.full((1, 1, 1, 1), draw.lam, device=images.device).expand(images.shape[0], 1, 1, 1)
+            masks = torch.full((1, 1, 1, 1), draw.lam, dtype=torch.float32, device=images.device)
+            masks = masks.expand(images.shape[0], 1, 1, 1)
             return blend(images, draw.partner, draw.lam), masks
         return mix_by_mask(images, draw.partner, masks), masks
 
@@ -279,7 +280,7 @@ def _block(modules: Mapping[str, nn.Module]) -> MixBlock:
 def _one_of(choices: tuple[Upsample, ...], rng: Generator) -> Upsample:
     if len(choices) == 1:
         return choices[0]
-    return choices[int(torch.randint(len(choices), (), generator=rng))]
+    return choices[int(torch.randint(len(choices), (), generator=rng, device="cpu"))]
 
 
 def _head(model: nn.Module, task: Task) -> nn.Linear:

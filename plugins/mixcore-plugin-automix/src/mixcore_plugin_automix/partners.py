@@ -21,12 +21,12 @@ def draw_pairing(count: int, rng: Generator, *, no_repeat: bool = False, shift: 
     partner = draw_partners("permutation", count, rng)
     if not no_repeat or count < 2:
         return partner
-    own = torch.arange(count)
+    own = torch.arange(count, device="cpu")
     for _ in range(TRIES):
         if not (partner == own).any():
             return partner
         partner = draw_partners("permutation", count, rng)
     if shift and (partner == own).any():
-        amount = int(torch.randint(1, max(count - 1, 2), (), generator=rng))
+        amount = int(torch.randint(1, max(count - 1, 2), (), generator=rng, device="cpu"))
         return own.roll(amount)
     return partner

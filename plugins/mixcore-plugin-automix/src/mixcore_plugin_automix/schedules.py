@@ -42,5 +42,5 @@ def mask_weight(base: float, schedule: MaskSchedule, iteration: int, iterations:
 
 @functools.lru_cache(maxsize=2)
 def _compounded(iterations: int) -> torch.Tensor:
-    factors = (1 + torch.cos(torch.arange(iterations, dtype=torch.float64) * (math.pi / iterations))) / 2
+    factors = (1 + torch.cos(torch.arange(iterations, dtype=torch.float64, device="cpu") * (math.pi / iterations))) / 2
     return factors.cumprod(0)

@@ -78,7 +78,7 @@ def chosen(share: Tensor, counted: Tensor, mode: Mode, thr: float) -> Tensor:
     if share.shape[1] == 2:
         return of_two & mixed
     ends = share.masked_fill(~counted, math.inf).argmin(1) if mode == "less" else (share * counted).argmax(1)
-    of_many = F.one_hot(ends, share.shape[1]).bool()
+    of_many = torch.arange(share.shape[1], device=share.device) == ends[:, None]
     return torch.where(count == 2, of_two, of_many) & mixed
 
 

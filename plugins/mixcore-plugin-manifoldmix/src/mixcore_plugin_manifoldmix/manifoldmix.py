@@ -86,7 +86,7 @@ class ManifoldMix:
         lam = beta(self.alpha, rng)
         order = draw_partners("permutation", count, rng)
         partner = send(order, device)
-        mask = torch.full((1, 1, 1, 1), lam, device=device).expand(count, 1, 1, 1)
+        mask = torch.full((1, 1, 1, 1), lam, dtype=torch.float32, device=device).expand(count, 1, 1, 1)
         if stage is None:
             return Mix.pair(blend(images, partner, lam, overwrite=step.may_overwrite), partner, lam, mask)
         inverse = send(order.argsort(), device)
@@ -95,5 +95,5 @@ class ManifoldMix:
 
     def _draw_stage(self, step: Step) -> int | None:
         """The same on all processes and in all groups; None for the input."""
-        index = torch.randint(len(self.layers), (), generator=step.shared_rng("manifoldmix stage"))
+        index = torch.randint(len(self.layers), (), generator=step.shared_rng("manifoldmix stage"), device="cpu")
         return self.layers[int(index)] or None

@@ -148,7 +148,7 @@ class MixupCutMix:
 
     def _pair_up(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Partner [N] of each image, and the number [N] of the draw that is its own."""
-        own = torch.arange(count)
+        own = torch.arange(count, device="cpu")
         if self.mode == "elem":
             return draw_partners(self.partner, count, rng), own
         half = count // 2
@@ -163,7 +163,7 @@ class MixupCutMix:
 
 def _betas(alpha: float, count: int, rng: Generator) -> Tensor:
     """Draws [count] of Beta(alpha, alpha); ones for alpha = 0, which nobody takes."""
-    return beta_per_sample(alpha, count, rng) if alpha > 0 else torch.ones(count, dtype=torch.float64)
+    return beta_per_sample(alpha, count, rng) if alpha > 0 else torch.ones(count, dtype=torch.float64, device="cpu")
 
 
 def _first_half(mix: Mix) -> Mix:

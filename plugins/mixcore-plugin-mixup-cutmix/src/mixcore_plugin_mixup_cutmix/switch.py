@@ -40,7 +40,7 @@ class Rows:
     def settled(self) -> Rows:
         """The same mixes in one form: an image that is left alone is its own partner; no box but for those pasted."""
         alone = self.lam == 1
-        own = torch.arange(len(alone))
+        own = torch.arange(len(alone), device="cpu")
         pastes = self.pastes & ~alone
         return Rows(
             partner=torch.where(alone, own, self.partner),

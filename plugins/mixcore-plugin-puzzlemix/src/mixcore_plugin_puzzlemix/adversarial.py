@@ -14,7 +14,8 @@ STEP_BEYOND = 2.0
 @torch.no_grad()
 def uniform_noise(images: Tensor, mean: Tensor, std: Tensor, bound: float, rng: Generator) -> Tensor:
     """Noise like `images` [N,C,H,W], uniform in ±`bound` and such that pixels stay in [0,1]. `mean`, `std` [C,1,1]."""
-    noise = torch.rand(images.shape, device=images.device, generator=rng).mul_(2 * bound).sub_(bound)
+    noise = torch.rand(images.shape, dtype=torch.float32, device=images.device, generator=rng)
+    noise.mul_(2 * bound).sub_(bound)
     pixels = images.float() * std + mean
     return (pixels + noise).clamp_(0, 1).sub_(pixels)
 

@@ -74,7 +74,8 @@ def boundaries(
     sides = images.shape[-2] // blocks, images.shape[-1] // blocks
     common = math.gcd(*sides)
     cell = max(q for q in range(1, min(common, neighbourhood) + 1) if common % q == 0)
-    scale = send(torch.tensor([one / images.shape[1] for one in std], dtype=torch.float32), images.device)
+    scale = torch.tensor([one / images.shape[1] for one in std], dtype=torch.float32, device="cpu")
+    scale = send(scale, images.device)
     down, right = (
         _differences(*_beside_cuts(images.float(), axis, blocks, cell), partner, scale / cell**2) for axis in (2, 3)
     )

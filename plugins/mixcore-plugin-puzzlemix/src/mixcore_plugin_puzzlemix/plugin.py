@@ -146,7 +146,7 @@ class PuzzleMix:
             raise OptionValueError(
                 f"puzzlemix halves both sides of the image, found images of {height}x{width}; use images of even sides"
             )
-        return sizes[int(torch.randint(len(sizes), (), generator=step.shared_rng("puzzlemix blocks")))]
+        return sizes[int(torch.randint(len(sizes), (), generator=step.shared_rng("puzzlemix blocks"), device="cpu"))]
 
     def _moved_blocks(self, height: int, width: int, blocks: int) -> int:
         """Blocks a side of the grid on which blocks move."""
@@ -174,7 +174,10 @@ class PuzzleMix:
         if not (on_own or on_other):
             saliency, _, losses = self._saliency(images, labels, probe)
             return saliency, images, torch.stack((own, partner), 1), losses
-        mean, std = (send(torch.tensor(one)[:, None, None], images.device) for one in normalisation)
+        mean, std = (
+            send(torch.tensor(one, dtype=torch.float32, device="cpu")[:, None, None], images.device)
+            for one in normalisation
+        )
         bound = self.adv_eps / 255
         noise = uniform_noise(images, mean, std, bound, step.device_rng("puzzlemix noise"))
         saliency, gradient, losses = self._saliency(add_noise(images, noise, mean, std), labels, probe)

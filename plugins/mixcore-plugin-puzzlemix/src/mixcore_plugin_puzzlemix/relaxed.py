@@ -6,6 +6,8 @@ primal-dual algorithm for convex problems with applications to imaging", 2011.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -110,8 +112,8 @@ def descend(energy: Energy, labels: Tensor, sweeps: int) -> Tensor:
 def _best(energy: Energy, labels: Tensor) -> Tensor:
     """Of R candidates [R,n,n,N] the one of least energy, per sample; the first of equals."""
     steps = energy.unary.diff(dim=0)
-    costs = sum(step * (labels - level).clamp_(0, 1) for level, step in enumerate(steps))
-    total = torch.as_tensor(costs).sum((1, 2))
+    costs = [step * (labels - level).clamp_(0, 1) for level, step in enumerate(steps)]
+    total = functools.reduce(torch.add, costs).sum((1, 2))
     total += (labels.diff(dim=1).square_() * energy.vertical).sum((1, 2))
     total += (labels.diff(dim=2).square_() * energy.horizontal).sum((1, 2))
     index = total.argmin(0).expand(1, *labels.shape[1:])

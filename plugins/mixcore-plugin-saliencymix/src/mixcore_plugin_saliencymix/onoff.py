@@ -31,7 +31,9 @@ def bytes_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
             f"saliencymix: mean and std have {len(mean)} and {len(std)} numbers, found images of {channels} channels; "
             "set both to one number per channel"
         )
-    shift, scale = (send(torch.tensor(one)[:, None, None], images.device) for one in (mean, std))
+    shift, scale = (
+        send(torch.tensor(one, dtype=torch.float32, device="cpu")[:, None, None], images.device) for one in (mean, std)
+    )
     return ((images.detach().float() * scale + shift) * 255).round_().clamp_(0, 255)
 
 

@@ -52,9 +52,9 @@ def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
 
 def boxes_at(centres: Tensor, lam: float, height: int, width: int) -> Tensor:
     """CutMix's box of area about 1 - lam around each centre [N,2] (row, column), clipped: [N,4] int64 (step 4)."""
-    size = torch.tensor((height, width), dtype=torch.float64)
     # the middle of a pixel, as a share of the image: half a pixel away from the next on either side
-    shares = (centres.double() + 0.5) / send(size, centres.device)
+    rows, columns = (centres.double() + 0.5).unbind(1)
+    shares = torch.stack((rows / height, columns / width), 1)
     lams = torch.full((centres.shape[0],), lam, dtype=torch.float64, device=centres.device)
     return boxes_around(lams, shares, height, width)
 

@@ -81,5 +81,5 @@ class SAMixBlock(MixBlock):
         values: Tensor = self.value(F.elu(self.norm(hidden)))
         if not (self.training and self.dropout and draw.noise is not None):
             return values
-        kept = torch.rand(values.shape, device=values.device, generator=draw.noise) >= self.dropout
-        return values * kept / (1 - self.dropout)
+        noise = torch.rand(values.shape, dtype=torch.float32, device=values.device, generator=draw.noise)
+        return values * (noise >= self.dropout) / (1 - self.dropout)

@@ -1,0 +1,117 @@
+"""What torch's default dtype and device are in the user's program changes no bit of a mix or of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mixcore
+from mixcore.discovery.catalogue import find, installed
+from mixcore.discovery.load import load
+from mixcore.testing.fakes import tiny_network
+from mixcore.train.step import TrainingStep
+from mixcore.types import _pair_constants
+
+SIZE = (16, 16)
+VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "cutmix": ({"per_sample": True, "correct_lam": False}, {"minmax": [0.2, 0.8]}, {"partner": "flip"}),
+    "mixup": ({"per_sample": True},),
+    "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
+    "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),
+    "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
+    "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
+    "samix": ({"no_repeat": True},),
+}
+"""Beside the defaults: the options that lead through other draws and other tensors."""
+
+
+def mixers() -> list[tuple[str, dict[str, Any]]]:
+    """Every installed mixer by its name, with its defaults and with each of its variants."""
+    claims = installed()
+    ours = [name for name, (entry, *_) in claims.items() if entry.distribution.startswith("mixcore")]
+    names = [name for name in sorted(ours) if getattr(load(find(name, claims)), "role", "") == "mix"]
+    assert {"cutmix", "puzzlemix", "samix", "none"} <= set(names)
+    return [(name, options) for name in names for options in ({}, *VARIANTS.get(name, ()))]
+
+
+@contextmanager
+def defaults(dtype: torch.dtype, device: str | None) -> Iterator[None]:
+    """Torch's defaults, set as a user's program does."""
+    torch.set_default_dtype(dtype)
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
+def network() -> nn.Module:
+    return tiny_network({"stages"}, 5, SIZE, 3, stages=3)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    return torch.rand(6, 3, *SIZE, generator=rng), torch.randint(5, (6,), generator=rng)
+
+
+def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any) -> TrainingStep:
+    step = mixcore.create_step(
+        model, mix={"name": name, **options}, num_classes=5, iterations=100, image_size=SIZE, **more
+    )
+    assert isinstance(step, TrainingStep)
+    return step
+
+
+def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
+    """What two calls of the mixer and of its whole step give, through both doors where both are open."""
+    found: list[Tensor] = []
+    if name not in ("automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
+        mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
+        for _ in range(2):
+            mix = mixer(images, labels)
+            found += [mix.images, mix.sources, mix.weights, mix.targets(labels).dense(5)]
+            found += [] if mix.masks is None else [mix.masks]
+    step = step_of(name, options, model)
+    for _ in range(2):
+        loss, report = step(images, labels, logging=True)
+        found += [loss.detach(), report.mix.images, report.mix.weights, *report.losses.values()]
+        step.after_step()
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, None), (torch.float32, "meta"), (torch.float64, "cpu")])
+@pytest.mark.parametrize(("name", "options"), mixers(), ids=str)
+def test_every_mixer_minds_no_defaults(
+    name: str, options: dict[str, Any], dtype: torch.dtype, device: str | None
+) -> None:
+    images, labels = batch()
+    expected = everything(name, options, images, labels, network())
+    model = network()
+    _pair_constants.cache_clear()  # what one program made is not what another one finds
+    with defaults(dtype, device):
+        found = everything(name, options, images, labels, model)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device)
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("loss", ["bce", "bce_softmax", "decouplemix", "decouplemix_bce"])
+@pytest.mark.parametrize("labels", ["weights", "area"])
+def test_every_loss_and_label_policy_minds_no_defaults(loss: str, labels: str) -> None:
+    images, classes = batch()
+
+    def value(model: nn.Module) -> Tensor:
+        return step_of("cutmix", {}, model, loss=loss, labels=labels)(images, classes)[0].detach()
+
+    expected, model = value(network()), network()
+    with defaults(torch.float64, "meta"):
+        found = value(model)
+    assert (found.dtype, found.device) == (torch.float32, torch.device("cpu"))
+    assert torch.equal(found, expected)
