@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,18 +34,26 @@ LABELS = {"mix": "mixer", "labels": "label policy", "extra": "extra", "backbone"
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Give the plugin an option, as in TOML.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to check.")
 @click.option("--limit", type=click.IntRange(min=1), default=LIMIT, show_default=True, help="Seconds for one plugin.")
+@click.option("--only", metavar="CHECK", multiple=True, help="Run this check alone, or these.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
 @click.pass_context
 def command(
-    ctx: click.Context, names: tuple[str, ...], overrides: tuple[str, ...], device: str, limit: int, as_json: bool
+    ctx: click.Context,
+    names: tuple[str, ...],
+    overrides: tuple[str, ...],
+    device: str,
+    limit: int,
+    only: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Hold the plugins NAME... to the contract of their role, each in a process of its own.
 
     Mixers are held to every check of mixcore.testing. A label policy, a loss or an extra takes training steps of a tiny
     network with a plain mixer, a backbone trains for two steps, a data set gives batches; each is loaded, rebuilt from
-    its options, and what trains is saved and resumed.
+    its options, and what trains is saved and resumed. Every value of a Literal or boolean option is tried, one at a
+    time.
 
-    Exit code 1 where a check failed, 2 where a name is not installed.
+    Exit code 1 where a check failed, 2 where a name is not installed or a check unknown.
     """
     from mixcore.discovery.catalogue import find, installed
 
@@ -55,7 +63,7 @@ def command(
     entries = [find(name, claims) for name in names]
     reports = []
     for entry in entries:
-        report = _check(entry, options, device, limit)
+        report = _check(entry, options, device, limit, only)
         reports.append(report)
         if not as_json:
             _print(report)
@@ -76,20 +84,24 @@ def _options(overrides: tuple[str, ...]) -> dict[str, Any]:
     return tree
 
 
-def _check(entry: Entry, options: Mapping[str, Any], device: str, limit: float) -> dict[str, Any]:
-    """The report of one plugin: a row per check, whatever becomes of the process.
+def _check(
+    entry: Entry, options: Mapping[str, Any], device: str, limit: float, only: Collection[str]
+) -> dict[str, Any]:
+    """The report of one plugin: a row per check (of `only`, where there are any), whatever becomes of the process.
 
     A check that ends the process is a failed row, and a new process goes on with the checks that are left, for as long
-    as that does not happen again and again.
+    as that does not happen again and again. UsageError where `only` has a check that plugins of its role do not have.
     """
     rows: dict[str, dict[str, Any]] = {}
     end = time.monotonic() + limit
     task: dict[str, Any] = {"name": entry.name, "options": options, "device": device, "checks": None}
+    if only:
+        task["checks"] = [name for name in only if name != "loads"]
     for _ in range(PROCESSES):
         results, fate = _run(task, end - time.monotonic(), limit)
         for result in results:
             rows[result["check"]] = {**rows.get(result["check"], {}), **result}
-        plan: dict[str, str] = rows.get("loads", {}).get("plan", {})
+        plan = _planned(rows.get("loads", {}), only, entry.name)
         broken = next((name for name, row in rows.items() if row["state"] == "started"), None)
         if broken is not None:
             rows[broken] |= {"state": "failed", "detail": fate}
@@ -108,6 +120,21 @@ def _check(entry: Entry, options: Mapping[str, Any], device: str, limit: float) 
         "ok": all(check["state"] in ("passed", "skipped") for check in checks),
         "checks": checks,
     }
+
+
+def _planned(loads: Mapping[str, Any], only: Collection[str], plugin: str) -> dict[str, str]:
+    """Name -> what it says of the checks to run; none where the plugin could not be loaded."""
+    from mixcore.config.faults import suggestion
+
+    plan: dict[str, str] = loads.get("plan", {})
+    unknown = [name for name in only if plan and name not in (*plan, "loads")]
+    if unknown:
+        role = LABELS.get(loads["role"], loads["role"])
+        raise click.UsageError(
+            f"--only {unknown[0]}: {plugin} is a {role}, which has no such check{suggestion(unknown[0], plan)}; "
+            f"its checks: {', '.join(plan)}"
+        )
+    return {name: says for name, says in plan.items() if not only or name in only}
 
 
 def _row(name: str, says: str, found: Mapping[str, Any] | None, fate: str) -> dict[str, Any]:
@@ -169,11 +196,28 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _print(report: Mapping[str, Any]) -> None:
+    """A table with a row per check; what several rows failed for stands above it, once."""
     from mixcore.cli.table import print_table
 
     role = LABELS.get(report["role"], report["role"]) or "role unknown"
     title = f"{report['name']} ({report['distribution']} {report['version']}), {role}, on {report['device']}"
-    rows = [(check["check"], check["state"], check["detail"] or check["says"]) for check in report["checks"]]
-    print_table(("check", "result", "what"), rows, title=title)
-    states = Counter(check["state"] for check in report["checks"])
+    checks = report["checks"]
+    causes = Counter(_cause(check) for check in checks if check["state"] == "failed")
+    shared = [cause for cause, count in causes.items() if count > 1]
+    for number, cause in enumerate(shared, 1):
+        click.echo(f"cause {number}, of {causes[cause]} failed checks: {cause}")
+    rows = []
+    for check in checks:
+        told = check["detail"] or check["says"]
+        if check["state"] == "failed" and (cause := _cause(check)) in shared:
+            told = f"cause {shared.index(cause) + 1}"
+        rows.append((check["check"], check["state"], f"{check['seconds']:.2f} s", told))
+    print_table(("check", "result", "time", "what"), rows, title=title)
+    states = Counter(check["state"] for check in checks)
     click.echo(", ".join(f"{count} {state}" for state, count in states.items()) + "\n")
+
+
+def _cause(check: Mapping[str, Any]) -> str:
+    """What failed, without where in the run it was met."""
+    said: str = check["detail"]
+    return said.partition("; in ")[0]

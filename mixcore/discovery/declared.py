@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from mixcore.config.faults import suggestion
 from mixcore.errors import BrokenPluginError
+from mixcore.hooks.markers import PROJECT
 
-__all__ = ["LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared"]
+__all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared", "own_attributes"]
+
+DECLARATIONS = (
+    *("role", "spec_version", "needs", "provides", "accepts", "stages"),
+    *("find_unused_parameters", "suggests", "contract"),
+)
+"""Class attributes that mixcore reads."""
+NEAR = 0.8
+"""How alike two names are, of 1, for one to be taken for a misspelt other."""
 
 NETWORK_NEEDS = frozenset({"attention", "stages", "tokens", "class_activation"})
 """What a plugin may need of the backbone."""
@@ -18,6 +29,19 @@ MIXER_NEEDS = frozenset({"mask"})
 """What a plugin may need of at least one mixer, and a mixer may provide: a mask that varies over the image."""
 LABEL_KINDS = ("class", "soft", "multi_label", "value")
 SUGGESTED = ("labels", "loss", "predictor")
+_SPEAKERS = ("mix", "labels", "loss", None)
+_ASKED: Mapping[str, tuple[str | None, ...]] = {
+    "build_data": ("data",),
+    "build_backbone": ("backbone",),
+    "choose_mixer": (),
+    "generate_mix": ("mix",),
+    "preview_mix": ("mix",),
+    "mix_labels": ("labels",),
+    "compute_loss": ("loss",),
+    "extra_losses": _SPEAKERS,
+    "scalars": _SPEAKERS,
+}
+"""Roles whose plugins are asked for a hook, None for extras; a hook that is not here is asked of every plugin."""
 
 
 @attrs.frozen
@@ -34,8 +58,11 @@ class Declared:
 def declared(plugin: Any, label: str) -> Declared:
     """Read the declarations of a plugin instance; properties may look at its options.
 
-    Raises BrokenPluginError for a declaration that has no meaning, such as a misspelt need.
+    Raises BrokenPluginError for what has no meaning: a misspelt declaration or need, a hook that a plugin of this role
+    is never asked for.
     """
+    _check_spelling(type(plugin), label)
+    _check_hooks(type(plugin), label)
     suggests = getattr(plugin, "suggests", {})
     if not isinstance(suggests, Mapping):
         raise BrokenPluginError(f'{label}: suggests is {suggests!r}, expected a table such as {{"labels": "area"}}')
@@ -65,3 +92,53 @@ def _names(
                 f"{label}: {attribute} has {name!r}, known are {choices}{suggestion(name, allowed)}"
             )
     return frozenset(names)
+
+
+def own_attributes(cls: type) -> Iterator[tuple[str, Any]]:
+    """Name and value of the public class attributes that are neither options nor methods, the nearest class's first.
+
+    Names in capitals are constants, and left out.
+    """
+    options = {field.name for field in attrs.fields(cls)}
+    seen: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        for name, value in vars(base).items():
+            method = callable(value) or isinstance(value, classmethod | staticmethod)
+            if not (name.startswith("_") or name.isupper() or name in options or name in seen or method):
+                yield name, value
+            seen.add(name)
+
+
+def _check_spelling(cls: type, label: str) -> None:
+    """Refuse an attribute that is named almost like a declaration that the class does not have: nobody reads it."""
+    missing = [name for name in DECLARATIONS if not hasattr(cls, name)]
+    for name, _ in own_attributes(cls):
+        near = [] if name in DECLARATIONS else difflib.get_close_matches(name.lower(), missing, n=1, cutoff=NEAR)
+        if near:
+            raise BrokenPluginError(
+                f"{label}: class {cls.__name__} has {name}, which mixcore does not read; did you mean {near[0]}? "
+                f"An attribute of your own gets another name, such as _{name}"
+            )
+
+
+def _check_hooks(cls: type, label: str) -> None:
+    """Refuse a hook that a plugin of this role is never asked for."""
+    role = getattr(cls, "role", None)
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        marked = getattr(method, f"{PROJECT}_impl", None)
+        if marked is None or marked.get("wrapper") or marked.get("hookwrapper") or role in _ASKED.get(name, (role,)):
+            continue
+        raise BrokenPluginError(f"{label}: class {cls.__name__} {_never_asked(name, role)}")
+
+
+def _never_asked(hook: str, role: str | None) -> str:
+    roles = _ASKED[hook]
+    own = "no role" if role is None else f'role "{role}"'
+    if not roles:
+        return f"implements {hook}, which the core does; extend it from outside: @hookimpl(wrapper=True)"
+    if roles is _SPEAKERS:
+        who, remedy = "mixers, label policies, losses and extras are", "ship an extra beside it"
+    else:
+        who = f"the owner of [{roles[0]}] is"
+        remedy = f'write role = "{roles[0]}"' if role is None else "ship a class of its own for it"
+    return f"implements {hook}, but has {own}, and only {who} asked for that hook; {remedy}"

@@ -1,20 +1,20 @@
 """What every plugin is held to: the contract, the checks that it is made of, and small networks to run them with.
 
-Importing this needs no pytest; only :class:`MixerContract` does.
+Importing this needs no pytest; only :class:`PluginContract` and :class:`MixerContract` do.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mixcore.testing.checks import CHECKS, Check
+from mixcore.testing.checks import CHECKS, Check, checks_of
 from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
 from mixcore.testing.harness import Harness, NotApplicableError, Subject, make_step
 from mixcore.testing.readme import code_blocks, run_example
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
 if TYPE_CHECKING:
-    from mixcore.testing.contract import MixerContract
+    from mixcore.testing.contract import MixerContract, PluginContract
 
 __all__ = [
     "CHECKS",
@@ -23,9 +23,11 @@ __all__ = [
     "HostReadError",
     "MixerContract",
     "NotApplicableError",
+    "PluginContract",
     "Subject",
     "TinyConvNet",
     "Tripwire",
+    "checks_of",
     "code_blocks",
     "make_step",
     "run_example",
@@ -35,8 +37,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MixerContract":
-        from mixcore.testing.contract import MixerContract
+    if name in ("MixerContract", "PluginContract"):
+        from mixcore.testing import contract
 
-        return MixerContract
+        return getattr(contract, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

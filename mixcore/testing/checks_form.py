@@ -23,7 +23,7 @@ def batch_sizes(harness: Harness) -> None:
         images, labels = harness.batch(count)
         for iteration in range(3):
             mix = harness.mix(images, labels, iteration=iteration)
-            expect_well_formed(mix, images, harness.subject.keeps_rows, f"a batch of {count}")
+            expect_well_formed(mix, images, harness.subject, f"a batch of {count}")
 
 
 def heights_and_widths(harness: Harness) -> None:
@@ -32,13 +32,13 @@ def heights_and_widths(harness: Harness) -> None:
     for size in ((height, width), (width, height)):
         images, labels = harness.batch(image_size=size)
         mix = harness.mix(images, labels)
-        expect_well_formed(mix, images, harness.subject.keeps_rows, f"images of {size[0]}x{size[1]}")
+        expect_well_formed(mix, images, harness.subject, f"images of {size[0]}x{size[1]}")
 
 
 def one_channel(harness: Harness) -> None:
     """Grey images."""
     images, labels = harness.batch(channels=1)
-    expect_well_formed(harness.mix(images, labels), images, harness.subject.keeps_rows, "images of one channel")
+    expect_well_formed(harness.mix(images, labels), images, harness.subject, "images of one channel")
 
 
 def precisions(harness: Harness) -> None:
@@ -46,7 +46,7 @@ def precisions(harness: Harness) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         images, labels = harness.batch(dtype=dtype)
         mix = harness.mix(images, labels)
-        expect_well_formed(mix, images, harness.subject.keeps_rows, f"images in {dtype}")
+        expect_well_formed(mix, images, harness.subject, f"images in {dtype}")
 
 
 def channels_last_is_kept(harness: Harness) -> None:
@@ -75,7 +75,7 @@ def integer_and_soft_labels(harness: Harness) -> None:
     for kind in kinds:
         told = labels if kind == "class" else torch.nn.functional.one_hot(labels, classes).float()
         mix, targets = harness.mix_and_targets(images, told)
-        expect_well_formed(mix, images, harness.subject.keeps_rows, f"{kind} labels")
+        expect_well_formed(mix, images, harness.subject, f"{kind} labels")
         dense.append(targets.dense(classes))
     if len(dense) < 2:
         raise NotApplicableError(f"accepts {' and '.join(sorted(accepts))} labels only")

@@ -1,4 +1,4 @@
-"""Checks of what an owner of one role hands to the core: label weights, a network, data sets."""
+"""Checks of what an owner of one role hands to the core: label weights, a loss, a network, data sets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from mixcore.api import Data, Resident, Task
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
 from mixcore.evidence.stages import stage_names
 from mixcore.testing.expect import expect
-from mixcore.testing.fakes import TinyConvNet
+from mixcore.testing.fakes import Neighbours, TinyConvNet
 from mixcore.testing.harness import Harness
 
-__all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS"]
+__all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS", "LOSS_CHECKS"]
 
 BATCH = 4
+ROWS = 6
 
 
 def label_weights(harness: Harness) -> None:
-    """Label weights [M,S] are finite, at least 0, and carry no graph."""
+    """Label weights [M,S] are finite, at least 0, carry no graph, and those of one image sum to 1."""
     step = harness.step()
     for iteration in range(4):
         images, labels = harness.batch(seed=iteration)
@@ -31,6 +32,40 @@ def label_weights(harness: Harness) -> None:
         expect(bool(weights.isfinite().all()), "a label weight is not finite")
         expect(weights.min().item() >= 0, f"a label weight is {weights.min().item():.4g}")
         expect(not weights.requires_grad, "label weights carry a graph; detach what is returned as data")
+        far = (weights.sum(1) - mix.weights.sum(1)).abs().max().item()
+        expect(
+            far < 1e-4 or not harness.subject.weights_sum_to_one,
+            f"label weights of one image sum to {weights.sum(1).tolist()}, not 1; divide by their sum, or declare "
+            'contract = {"weights_sum_to_one": False} where the method is defined so',
+        )
+
+
+def the_loss_heeds_the_weights(harness: Harness) -> None:
+    """Other label weights give another loss."""
+    own, other = (_view_loss(harness, Neighbours(rows=ROWS, lam=lam)) for lam in (0.2, 0.9))
+    expect(
+        abs(own - other) > 1e-6 * abs(own),
+        f"the loss is {own:.6g} whatever the label weights are; it is told targets.sources and targets.weights, or "
+        "targets.dense(num_classes)",
+    )
+
+
+def the_loss_is_a_mean(harness: Harness) -> None:
+    """A batch that is repeated has the loss of the batch: the mean over the rows, not their sum."""
+    once, twice = (_view_loss(harness, Neighbours(rows=ROWS), times) for times in (1, 2))
+    expect(
+        abs(twice - once) < 1e-3 * max(abs(once), 1e-3),
+        f"the loss of a batch is {once:.6g}, of the same batch twice in one {twice:.6g}; take the mean over the rows "
+        "after per-sample weights are applied",
+    )
+
+
+def _view_loss(harness: Harness, mixer: Neighbours, times: int = 1) -> float:
+    """What compute_loss gives for the mix of a batch, repeated."""
+    images, labels = harness.batch(ROWS)
+    images, labels = torch.cat([images] * times), torch.cat([labels] * times)
+    _, report = harness.step(mix=[mixer])(images, labels, epoch=0, iteration=0)
+    return report.losses["mix"].item()
 
 
 def timm_interface(harness: Harness) -> None:
@@ -154,6 +189,7 @@ def two_steps_on_it(harness: Harness) -> None:
 
 
 LABEL_CHECKS = {"label_weights": label_weights}
+LOSS_CHECKS = {"the_loss_heeds_the_weights": the_loss_heeds_the_weights, "the_loss_is_a_mean": the_loss_is_a_mean}
 BACKBONE_CHECKS = {"timm_interface": timm_interface, "no_memory": no_memory}
 DATA_CHECKS = {
     "batches_fit_the_task": batches_fit_the_task,

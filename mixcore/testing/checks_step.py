@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from mixcore.testing.expect import expect
-from mixcore.testing.fakes import Columns
-from mixcore.testing.generators import generator_states
-from mixcore.testing.harness import Harness, NotApplicableError
+import attrs
+import torch
+from torch import Tensor
+
+from mixcore.api import Mix, hookimpl
+from mixcore.testing.expect import expect, require_no_dropout
+from mixcore.testing.fakes import Columns, Neighbours
+from mixcore.testing.frozen import frozen
+from mixcore.testing.harness import Harness
 from mixcore.train.step import TrainingStep
 from mixcore.types import LabelKind
 
@@ -16,9 +20,10 @@ __all__ = [
     "any_batch_size",
     "any_mix",
     "every_kind_of_labels",
-    "global_generators_are_not_used",
     "same_seed_same_loss",
+    "sources_are_followed",
     "the_batch_is_kept",
+    "the_mix_is_kept",
 ]
 
 
@@ -82,29 +87,52 @@ def the_batch_is_kept(harness: Harness) -> None:
     expect(torch.equal(labels, kept[1]), "the labels of the batch were changed")
 
 
+@attrs.define(eq=False, kw_only=True)
+class _Recorded(Columns):
+    """Remembers its mix, and what was in it."""
+
+    made: list[tuple[Mix, Any]] = attrs.field(factory=list)
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, rng: torch.Generator) -> Mix:
+        mix = attrs.evolve(Columns.generate_mix(self, images, rng), notes={"rows": torch.arange(len(images))})
+        self.made.append((mix, {name: frozen(getattr(mix, name)) for name in MIX_FIELDS}))
+        return mix
+
+
+MIX_FIELDS = ("images", "sources", "weights", "masks", "notes", "losses")
+
+
+def the_mix_is_kept(harness: Harness) -> None:
+    """The mix is what the mixer made, for the hooks that come later."""
+    images, labels = harness.batch()
+    mixer = _Recorded()
+    harness.step(mix=[mixer])(images, labels, epoch=0, iteration=0, logging=True)
+    for mix, made in mixer.made:
+        for name, value in made.items():
+            expect(frozen(getattr(mix, name)) == value, f"the mix's {name} were changed; copy before you write")
+
+
+def sources_are_followed(harness: Harness) -> None:
+    """Label weights and losses follow the mix's sources: the order of the batch changes nothing."""
+    images, labels = harness.batch()
+    found = []
+    for turned in (0, 2):
+        step = harness.step(mix=[Neighbours(rows=len(images), turned=turned)])
+        loss, report = step(images.roll(turned, 0), labels.roll(turned, 0), epoch=0, iteration=0)
+        found.append((report.targets.dense(harness.subject.num_classes), loss.detach()))
+    for one, other in zip(*found, strict=True):
+        expect(
+            torch.allclose(one, other, rtol=1e-3, atol=1e-4),
+            "the same mix of a batch in another order gave other targets; row i of a mix comes from the rows "
+            "mix.sources[i] of the batch (labels[mix.sources]), which need not be row i",
+        )
+
+
 def same_seed_same_loss(harness: Harness) -> None:
     """Two instances with one seed give the same loss, bit for bit."""
-    _without_dropout(harness)
+    require_no_dropout(harness)
     images, labels = harness.batch()
     for iteration in range(3):
         first, second = (_loss(harness.step(), images, labels, "a batch", iteration) for _ in range(2))
         expect(torch.equal(first, second), f"two instances with the same seed gave losses {first} and {second}")
-
-
-def global_generators_are_not_used(harness: Harness) -> None:
-    """The generators of torch, numpy and random draw next what they would have drawn."""
-    _without_dropout(harness)
-    images, labels = harness.batch()
-    step = harness.step()
-    before = generator_states()
-    step(images, labels, epoch=0, iteration=0, logging=True)
-    for name, state in generator_states().items():
-        expect(state == before[name], f"the global generator of {name} was used; draw from what the hook is given")
-
-
-def _without_dropout(harness: Harness) -> None:
-    """Dropout draws from the global generators by right, which a run seeds for it."""
-    for module in harness.step().modules():
-        rate = getattr(module, "p", getattr(module, "drop_prob", 0.0))
-        if (isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "DropPath") and rate:
-            raise NotApplicableError("its network has dropout, which draws from the global generators")

@@ -16,6 +16,7 @@ __all__ = [
     "lam_leans_as_pixels_do",
     "lam_of_zero_and_one",
     "masks_are_always_given",
+    "masks_are_declared",
     "masks_are_shares",
     "masks_say_where_pixels_come_from",
     "one_lam_per_image",
@@ -71,17 +72,26 @@ def masks_are_shares(harness: Harness) -> None:
 
 
 def masks_are_always_given(harness: Harness) -> None:
-    """A mixer that gives masks gives them on every call; one that provides "mask" gives masks that vary in space."""
+    """A mixer that gives masks gives them on every call."""
     given = {mix.masks is not None for mix, _ in _mixes(harness)}
     if harness.has_option("prob"):
         given |= {mix.masks is not None for mix, _ in _mixes(harness, {"prob": 0.0})}
     expect(len(given) == 1, "masks came with some mixes only; give masks of ones where nothing was mixed")
-    if "mask" not in getattr(harness.plugin, "provides", ()):
-        return
-    expect(given == {True}, 'provides = {"mask"}, but the mixes have none')
+
+
+def masks_are_declared(harness: Harness) -> None:
+    """A mixer that provides "mask" gives masks that vary over the image, and no other does."""
     masks = [mix.masks for mix, _ in _mixes(harness) if mix.masks is not None]
     varies = any(bool((mask.amax((2, 3)) > mask.amin((2, 3))).any()) for mask in masks)
-    expect(varies, 'provides = {"mask"}, but the masks are constant over the image')
+    provides = "mask" in getattr(harness.plugin, "provides", ())
+    if provides:
+        expect(bool(masks), 'provides = {"mask"}, but the mixes have none')
+        expect(varies, 'provides = {"mask"}, but the masks are constant over the image')
+    expect(
+        provides or not varies,
+        "masks vary over the image, but the class does not say so, and what needs masks refuses it: write provides = "
+        'frozenset({"mask"})',
+    )
 
 
 def masks_say_where_pixels_come_from(harness: Harness) -> None:
@@ -138,7 +148,7 @@ def lam_of_zero_and_one(harness: Harness) -> None:
     if not subject.extremes or not harness.has_option(*subject.extremes):
         raise NotApplicableError(f"it has no option {', '.join(subject.extremes) or 'that draws lam at the ends'}")
     for mix, images in _mixes(harness, subject.extremes):
-        expect_well_formed(mix, images, subject.keeps_rows, f"with {dict(subject.extremes)}")
+        expect_well_formed(mix, images, subject, f"with {dict(subject.extremes)}")
         if mix.stage is not None or mix.masks is None:
             continue
         for source in range(mix.sources.shape[1]):

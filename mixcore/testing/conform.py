@@ -1,8 +1,8 @@
 """Runs the checks of one plugin in this process and writes each result as it comes.
 
-`python -m mixcore.testing.conform TASK`: TASK is JSON with `name`, `options`, `device`, `checks` (those to run; null
-for all) and `results`, the file that gets one JSON object per line. `mixcore check` starts this, so that whatever a
-plugin does to its process, the results until then are on disk.
+`python -m mixcore.testing.conform TASK`: TASK is JSON with `name`, `options`, `device`, `checks` (those to run, none
+where one of them is unknown; null for all) and `results`, the file that gets one JSON object per line. `mixcore check`
+starts this, so that whatever a plugin does to its process, the results until then are on disk.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ def run_checks(task: Mapping[str, Any], write: Write) -> None:
     plan = {name: (check.__doc__ or name).strip().partition("\n")[0] for name, check in checks.items()}
     seconds = time.perf_counter() - begun
     write({"check": "loads", "state": "passed", "role": harness.role, "plan": plan, "seconds": seconds})
+    wanted = list(checks) if task["checks"] is None else task["checks"]
+    if not set(wanted) <= checks.keys():
+        return
     for name, check in checks.items():
-        if task["checks"] is not None and name not in task["checks"]:
+        if name not in wanted:
             continue
         write({"check": name, "state": "started"})
         begun, state, detail = time.perf_counter(), "passed", ""
@@ -64,13 +67,15 @@ def run_checks(task: Mapping[str, Any], write: Write) -> None:
 
 
 def _detail(error: Exception) -> str:
-    """What a check says, or the error of the plugin with its place."""
+    """What a check says, or the error of the plugin with its place; then where it was called."""
     if isinstance(error, AssertionError | MixcoreError):
-        return str(error) or "an assertion of the plugin failed"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(OTHERS)]
-    place = f" ({own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own else ""
-    return "; ".join([f"{type(error).__name__}: {error}{place}", *getattr(error, "__notes__", ())])
+        said = str(error) or "an assertion of the plugin failed"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(OTHERS)]
+        place = f" ({own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own else ""
+        said = f"{type(error).__name__}: {error}{place}"
+    return "; ".join([said, *getattr(error, "__notes__", ())])
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixcore.api import Mix
+from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
-__all__ = ["expect", "expect_same_mix", "expect_well_formed"]
+__all__ = ["expect", "expect_same_mix", "expect_well_formed", "require_no_dropout"]
 
 
 def expect(condition: bool, message: str) -> None:
@@ -16,8 +17,9 @@ def expect(condition: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def expect_well_formed(mix: Mix, images: Tensor, keeps_rows: bool, what: str) -> None:
+def expect_well_formed(mix: Mix, images: Tensor, subject: Subject, what: str) -> None:
     """Shapes, dtypes, device and finiteness of a mix of `images`; `what` names the case in messages."""
+    keeps_rows, graph = subject.keeps_rows, subject.graph
     count = images.shape[0]
     rows = mix.images.shape[0]
     expect(
@@ -38,7 +40,11 @@ def expect_well_formed(mix: Mix, images: Tensor, keeps_rows: bool, what: str) ->
         if tensor is not None:
             expect(tensor.device == images.device, f"{what}: {name} are on {tensor.device}, not {images.device}")
             expect(bool(tensor.isfinite().all()), f"{what}: {name} are not finite")
-            expect(not tensor.requires_grad, f"{what}: {name} carry a graph; detach what is returned as data")
+            expect(
+                graph or not tensor.requires_grad,
+                f"{what}: {name} carry a graph; detach what is returned as data, or declare contract = "
+                '{"graph": True} where the network\'s loss is to train a part of yours',
+            )
 
 
 def expect_same_mix(found: Mix, expected: Mix, what: str) -> None:
@@ -52,3 +58,11 @@ def expect_same_mix(found: Mix, expected: Mix, what: str) -> None:
     expect(len(found.views) == len(expected.views), f"{what}: {len(found.views)} and {len(expected.views)} views")
     for one, other in zip(found.views, expected.views, strict=True):
         expect_same_mix(one, other, f"{what}, a view")
+
+
+def require_no_dropout(harness: Harness) -> None:
+    """Dropout draws from the global generators by right, which a run seeds for it: NotApplicableError."""
+    for module in harness.step().modules():
+        rate = getattr(module, "p", getattr(module, "drop_prob", 0.0))
+        if (isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "DropPath") and rate:
+            raise NotApplicableError("its network has dropout, which draws from the global generators")

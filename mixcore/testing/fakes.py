@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from mixcore.api import Mix, Targets, Task, draw_partners, hookimpl, send
 
-__all__ = ["Columns", "SquaredError", "TinyConvNet", "tiny_network", "tiny_vit"]
+__all__ = ["Columns", "Neighbours", "SquaredError", "TinyConvNet", "tiny_network", "tiny_vit"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -33,6 +33,35 @@ class Columns:
         own = (torch.arange(width, device=images.device) < kept)[:, None, None].expand(count, 1, height, width)
         mixed = torch.where(own, images, images[partner])
         return Mix.pair(mixed, partner, own[:, 0, 0].float().mean(1), own.float() if self.masked else None)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Neighbours:
+    """A mixer without draws, so that its mixes can be foreseen: columns on the right are the next image's."""
+
+    role = "mix"
+    provides = frozenset({"mask"})
+
+    rows: int
+    """The batch is mixed in runs of so many images, alike but for the images."""
+    lam: float | None = None
+    """The label weight of the image itself, in place of its share of the columns."""
+    turned: int = 0
+    """How far the batch was rolled; the mix is that of the batch before, with sources that say where its rows are."""
+
+    @hookimpl
+    def generate_mix(self, images: Tensor) -> Mix:
+        """Image k of a run keeps k + 1 of `rows` + 1 shares of its columns."""
+        images = images.roll(-self.turned, 0)
+        count, _, height, width = images.shape
+        row = torch.arange(count, device=images.device)
+        place = row % self.rows
+        partner = row - place + (place + 1) % self.rows
+        kept = (place + 1) * width // (self.rows + 1)
+        own = (torch.arange(width, device=images.device) < kept[:, None])[:, None, None].expand(count, 1, height, width)
+        lam = own[:, 0, 0].float().mean(1) if self.lam is None else self.lam
+        mix = Mix.pair(torch.where(own, images, images[partner]), partner, lam, own.float())
+        return attrs.evolve(mix, sources=(mix.sources + self.turned) % count)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mixcore.api import Mix, Step, Targets, Task
 from mixcore.config.structure import structure
 from mixcore.discovery.catalogue import find, installed
-from mixcore.discovery.declared import LABEL_KINDS
+from mixcore.discovery.declared import LABEL_KINDS, declared
 from mixcore.discovery.load import load
 from mixcore.discovery.manager import Plugins, build_method_plugins, new_manager, register
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
@@ -62,6 +62,8 @@ class Subject:
     """Where a mask is 1 a mixed image has the pixel of that source; false for a method that moves or resizes it."""
     partner_pixels: bool = True
     """Where all masks are 0 it has the pixel of the last source."""
+    graph: bool = False
+    """Mixed images, masks or lam carry a graph, through which the network's loss trains a part of the plugin."""
     extremes: Mapping[str, Any] = attrs.field(factory=lambda: {"alpha": 1e-6})
     """Options under which lam is drawn as 0 or 1; used where the plugin has all of them."""
     looking: Mapping[str, Any] = attrs.field(factory=dict)
@@ -94,6 +96,7 @@ class Harness:
         self.cls: type = load(find(subject.plugin, installed())) if isinstance(subject.plugin, str) else subject.plugin
         self.role: str = getattr(self.cls, "role", None) or "extra"
         self.plugin: Any = _instance(self.cls, subject.options, self.role)
+        declared(self.plugin, self.cls.__name__)
         self.subject = _as_declared(subject, self.plugin, ROLE_DEFAULTS.get(self.role, {}))
         self.device = torch.device(subject.device)
         accepted = getattr(self.plugin, "accepts", LABEL_KINDS)
@@ -150,9 +153,13 @@ class Harness:
         image_size: tuple[int, int] | None = None,
         kind: LabelKind | None = None,
         mix: object = None,
+        plugins: Plugins | None = None,
     ) -> TrainingStep:
-        """A new training step; everything in it follows from these arguments."""
-        plugins = self.plugins(options, group_size, mix)
+        """A new training step; everything in it follows from these arguments.
+
+        `plugins` are such as :meth:`plugins` gave, in place of new ones.
+        """
+        plugins = plugins or self.plugins(options, group_size, mix)
         task = self.task(channels, image_size, kind)
         return build_step(
             plugins,

@@ -102,7 +102,7 @@ class Iteration:
         report = Report(
             loss=total.detach(),
             losses={name: value.detach() for name, value in named.items()},
-            lam=mix.lam.mean(),
+            lam=mix.lam.detach().mean(),
             mixer=self._mixer.calls.name if self._mixer else None,
             scalars=self._scalars(mix, targets) if self._step.logging else {},
             mix=mix,

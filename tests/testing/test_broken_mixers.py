@@ -5,7 +5,8 @@ Mixers that break the other promises are in test_contract_bites.py.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -190,7 +191,7 @@ class AlwaysTrains(SoundNet):
 @attrs.define(eq=False, kw_only=True)
 class SoundData:
     role = "data"
-    seed = 0
+    seed: ClassVar[int] = 0
 
     @hookimpl
     def build_data(self) -> Data:
@@ -226,19 +227,20 @@ SOUND = [(cls, check) for cls, role in ROLES.items() for check in checks_of(role
 def test_a_sound_plugin_passes(sound: type, check: str) -> None:
     harness = Harness(Subject(plugin=sound))
     assert harness.role == ROLES[sound]
-    checks_of(harness.role)[check](harness)
+    with pytest.raises(NotApplicableError) if check == "every_option_value" else nullcontext():
+        checks_of(harness.role)[check](harness)
 
 
 BITES: list[tuple[type, str, str]] = [
     (NegativeWeights, "label_weights", "a label weight is -"),
     (MasksOnly, "any_mix", "NoneType"),
-    (RandomWeights, "global_generators_are_not_used", "generator of torch was used"),
+    (RandomWeights, "global_generators_are_left_alone", "generator of torch was used"),
     (RandomWeights, "same_seed_same_loss", "gave losses"),
     (ReadsLogits, "nothing_is_read_on_the_host", "item reads on the host"),
     (LossOfSeveral, "any_batch_size", "gradient of|std"),
     (LossOfClasses, "every_kind_of_labels", "ind"),
     (ChangesLabels, "the_batch_is_kept", "labels of the batch"),
-    (DrawsGlobally, "global_generators_are_not_used", "generator of torch was used"),
+    (DrawsGlobally, "global_generators_are_left_alone", "generator of torch was used"),
     (CountsUp, "state_round_trip", "without a pause"),
     (WrongWidth, "timm_interface", "num_features says 99"),
     (WrongStage, "timm_interface", "stage9"),
