@@ -6,11 +6,20 @@ from pathlib import Path
 
 import click
 
+from mixcore.scaffold import ROLES
+
 __all__ = ["command"]
 
 
 @click.command("new", short_help="Make a new plugin: a distribution to fill in.")
 @click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default="mix",
+    show_default=True,
+    help="What it does: mix images, weigh their labels, or be the loss.",
+)
 @click.option(
     "--dir",
     "parent",
@@ -18,15 +27,15 @@ __all__ = ["command"]
     default=Path(),
     help="Where the new folder goes; by default here.",
 )
-def command(name: str, parent: Path) -> None:
-    """Make mixcore-plugin-NAME, a distribution with a mixer that works.
+def command(name: str, role: str, parent: Path) -> None:
+    """Make mixcore-plugin-NAME, a distribution with a plugin that works: a mixer, a label policy or a loss.
 
-    NAME is the plugin's name in TOML: lower-case letters, digits and underscores. The folder holds a mixer, its tests,
-    a README and a configuration that trains it; nothing that exists is changed.
+    NAME is the plugin's name in TOML: lower-case letters, digits and underscores. The folder holds the plugin, its
+    tests, a README and a configuration that trains it; nothing that exists is changed.
     """
     from mixcore.scaffold.render import render
 
-    folder = render(name, parent)
+    folder = render(name, parent, role)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         click.echo(path)
     click.echo(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mixcore.autocast import autocast_dtype, autocast_off
 from mixcore.errors import ConfigError, MixcoreError
+from mixcore.evidence.asked import KeptStages, NoAttention
 from mixcore.evidence.attention import has_attention
 from mixcore.evidence.layout import as_map, as_tokens, prefix_tokens
 from mixcore.evidence.modes import mode
@@ -119,8 +120,8 @@ class Network:
         return ForwardOutput(
             logits=logits,
             features=features,
-            stages={stage: self._map(maps[name], name, images) for stage, name in asked.items()},
-            attention=tuple(heard.attention),
+            stages=KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items()),
+            attention=tuple(heard.attention) if attention else NoAttention(),
             pool=pool,
             flatten=lambda raw: as_tokens(self.module, raw),
             pooled=pooled,

@@ -83,10 +83,22 @@ class Probe:
             return chosen.forward(images, stages=stages, attention=attention)
 
     def _part(self, name: str) -> Network:
+        known = ", ".join(self._parts) or "none"
+        if isinstance(name, nn.Module):
+            raise MixcoreError(f"network is {self._called(name, known)}")
         if name not in self._parts:
-            known = ", ".join(self._parts) or "none"
             raise MixcoreError(f"no part {name!r} that is a network; this plugin's: {known}; see build_modules")
         return self._parts[name]
+
+    def _called(self, module: nn.Module, known: str) -> str:
+        """What a module that was given for a name is, and the name to give."""
+        if module is self.model:
+            return "the trained network, which is looked at by default: look(images)"
+        kind = type(module).__name__
+        for name, part in self._parts.items():
+            if part.module is module:
+                return f'a {kind}; expected its name: look(images, network="{name}")'
+        return f"a {kind}; expected the name of one of this plugin's networks: {known}; see build_modules"
 
     def input_gradient(self, images: Tensor, labels: Tensor) -> Tensor:
         """Gradient [N,C,H,W] of the run's loss on the unmixed labels with respect to `images`, in eval mode."""

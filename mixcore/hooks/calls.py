@@ -1,6 +1,6 @@
 """The typed facade over hook calls: one object per plugin, its callers resolved once.
 
-A call reaches the plain implementation of that plugin and every wrapper. Results are checked for shape, dtype and None;
+A call reaches the plain implementation of that plugin and every wrapper. Results are checked for type, shape and dtype;
 their values are not read, because reading stalls a device (the contract tests check values).
 """
 
@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pluggy
-import torch
 from torch import Tensor, nn
 
 from mixcore.errors import BrokenPluginError, HookError
+from mixcore.hooks.causes import advice
 from mixcore.hooks.markers import PROJECT
+from mixcore.hooks.results import check_mix, check_number, check_scalar, check_sources, unexpected
 from mixcore.types import Data, Mix, Part, Targets
 
 __all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper", "missing_of_backbone"]
@@ -117,12 +118,17 @@ class PluginCalls:
         except Exception as error:
             step = arguments.get("step")
             place = f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
-            error.add_note(f"in {hook} of {self.label}{place}")
+            error.add_note(f"in {self._who(hook)}{place}")
+            told = advice(error, self.plugin)
+            if told is not None:
+                error.add_note(told)
             raise
 
+    def _who(self, hook: str) -> str:
+        return f"{hook} of {self.label}"
+
     def _wrong(self, hook: str, found: object, expected: str) -> HookError:
-        kind = "None" if found is None else type(found).__name__
-        return HookError(f"{hook} of {self.label} returned {kind}, expected {expected}; see docs/hooks.md")
+        return unexpected(self._who(hook), found, expected)
 
     def build_data(self) -> Data:
         """The data sets and the task."""
@@ -170,42 +176,15 @@ class PluginCalls:
 
     def generate_mix(self, **arguments: Any) -> Mix:
         """The mix of this iteration, its shapes and dtypes checked."""
-        mix: Mix = self._call("generate_mix", arguments)
-        self._check_mix("generate_mix", mix)
+        who = self._who("generate_mix")
+        mix = check_mix(who, self._call("generate_mix", arguments))
         for view in mix.views:
-            self._check_mix("generate_mix", view)
+            check_mix(who, view)
         return mix
 
     def preview_mix(self, **arguments: Any) -> Mix:
         """The mix at a given ratio, for pictures, its shapes and dtypes checked."""
-        mix: Mix = self._call("preview_mix", arguments)
-        self._check_mix("preview_mix", mix)
-        return mix
-
-    def _check_mix(self, hook: str, mix: object) -> None:
-        if not isinstance(mix, Mix):
-            raise self._wrong(hook, mix, "a mixcore.api.Mix")
-        rows = mix.images.shape[0]
-        self._check_sources(hook, mix.sources, mix.weights, rows)
-        masks = mix.masks
-        if masks is None:
-            return
-        height, width = mix.images.shape[-2:]
-        shape, given = tuple(masks.shape), mix.sources.shape[1] - 1
-        fits = len(shape) == 4 and shape[:2] == (rows, given) and not (height % shape[2] or width % shape[3])
-        if not (fits and masks.is_floating_point()):
-            raise HookError(
-                f"{hook} of {self.label} gave masks {_describe(masks)}; expected floating "
-                f"[{rows},{given},h,w] with h dividing {height} and w dividing {width}"
-            )
-
-    def _check_sources(self, hook: str, sources: Tensor, weights: Tensor, rows: int) -> None:
-        shape = sources.shape
-        if sources.dtype != torch.int64 or len(shape) != 2 or shape[0] != rows:
-            raise HookError(f"{hook} of {self.label} gave sources {_describe(sources)}; expected int64 [{rows},S]")
-        if weights.dtype != torch.float32 or weights.shape != shape:
-            expected = f"float32 {list(shape)}"
-            raise HookError(f"{hook} of {self.label} gave weights {_describe(weights)}; expected {expected}")
+        return check_mix(self._who("preview_mix"), self._call("preview_mix", arguments))
 
     def mix_labels(self, **arguments: Any) -> Targets:
         """The targets of one view, their shapes and dtypes checked."""
@@ -213,36 +192,26 @@ class PluginCalls:
         if not isinstance(targets, Targets):
             raise self._wrong("mix_labels", targets, "a mixcore.api.Targets")
         rows = arguments["mix"].images.shape[0]
-        self._check_sources("mix_labels", targets.sources, targets.weights, rows)
+        check_sources(self._who("mix_labels"), targets.sources, targets.weights, rows)
         return targets
 
     def compute_loss(self, **arguments: Any) -> Tensor:
         """The loss of one view, a scalar."""
-        return self._check_scalar("compute_loss", self._call("compute_loss", arguments))
+        return check_scalar(self._who("compute_loss"), self._call("compute_loss", arguments))
 
     def extra_losses(self, **arguments: Any) -> dict[str, Tensor]:
         """Further scalars by name."""
         losses = self._call("extra_losses", arguments)
         if not isinstance(losses, Mapping):
             raise self._wrong("extra_losses", losses, "a mapping of names to scalars")
-        return {name: self._check_scalar("extra_losses", value) for name, value in losses.items()}
-
-    def _check_scalar(self, hook: str, value: object) -> Tensor:
-        if not isinstance(value, Tensor):
-            raise self._wrong(hook, value, "a scalar tensor")
-        if value.ndim:
-            raise HookError(
-                f"{hook} of {self.label} returned {_describe(value)}; expected a scalar: take the mean over the rows "
-                "after per-sample weights are applied"
-            )
-        return value
+        return {name: check_scalar(self._who("extra_losses"), value, name) for name, value in losses.items()}
 
     def scalars(self, **arguments: Any) -> dict[str, float | Tensor]:
-        """Numbers for the log, by name."""
+        """Numbers for the log, by name, none with a graph."""
         values = self._call("scalars", arguments)
         if not isinstance(values, Mapping):
             raise self._wrong("scalars", values, "a mapping of names to numbers")
-        return dict(values)
+        return {name: check_number(self._who("scalars"), value, name) for name, value in values.items()}
 
     def after_step(self, **arguments: Any) -> None:
         """Tell the plugin that an optimizer step took place."""
@@ -257,10 +226,6 @@ class PluginCalls:
         if not isinstance(found, Mapping):
             raise self._wrong("predictors", found, "a mapping of names to (network, head)")
         return dict(found)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
 
 
 def missing_of_backbone(network: nn.Module) -> list[str]:

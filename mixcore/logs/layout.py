@@ -15,7 +15,9 @@ SMALLEST, LARGEST = 128, 256
 GAP, MARGIN = 10, 16
 TEXT_WIDTH = 190
 """Width of the column of lines, in pixels."""
-INK, FAINT, PAPER, EDGE = (25, 25, 25), (105, 105, 105), (255, 255, 255), (205, 205, 205)
+FRAME = 4
+"""Width of the frame of a marked cell, in pixels; it stands in the gap."""
+INK, FAINT, PAPER, EDGE, MARK = (25, 25, 25), (105, 105, 105), (255, 255, 255), (205, 205, 205), (215, 95, 0)
 LINE = 17
 """Height of a line of text, in pixels."""
 
@@ -28,6 +30,8 @@ class Cell:
     caption: str = ""
     lines: Sequence[str] = ()
     placeholder: str = ""
+    marked: bool = False
+    """Stands in a thick frame."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -125,7 +129,11 @@ class _Sheet:
             return
         if cell.picture is not None:
             self.image.paste(fitted(cell.picture), (left, top))
-        self.pen.rectangle((left - 1, top - 1, left + width, top + height), outline=EDGE)
+        if cell.marked:
+            frame = (left - FRAME, top - FRAME, left + width + FRAME - 1, top + height + FRAME - 1)
+            self.pen.rectangle(frame, outline=MARK, width=FRAME)
+        else:
+            self.pen.rectangle((left - 1, top - 1, left + width, top + height), outline=EDGE)
         if cell.placeholder:
             middle = (left + width // 2, top + height // 2)
             self.pen.text(middle, cell.placeholder, FAINT, self.small, anchor="mm")

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mixcore.errors import HookError
+from mixcore.hooks.causes import rows_out_of_range
 from mixcore.logs.layout import Block, Cell, draw
 from mixcore.logs.pictures import denormalise
 from mixcore.types import Mix, Targets, Task
@@ -16,7 +18,7 @@ from mixcore.types import Mix, Targets, Task
 __all__ = ["Section", "contact_sheet", "label_text", "section_block"]
 
 MOST_SOURCES = 4
-"""Sources shown per mixed image; of more, those of largest label weight."""
+"""Sources shown per mixed image; of more, those of largest label weight and the image itself."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -76,6 +78,11 @@ class _Rows:
 
     def __init__(self, section: Section, task: Task, rows: int, class_names: Sequence[str] | None) -> None:
         mix, targets = section.mix, section.targets
+        misplaced = rows_out_of_range(
+            [(f"generate_mix of {section.title}", mix.sources.cpu(), section.images.shape[0])]
+        )
+        if misplaced is not None:
+            raise HookError(misplaced)
         self.section, self.mix, self.task, self.names = section, mix, task, class_names
         self.weights, self.sources = mix.weights[:rows].cpu(), mix.sources[:rows].cpu()
         self.label_weights, self.label_sources = targets.weights[:rows].cpu(), targets.sources[:rows].cpu()
@@ -85,14 +92,19 @@ class _Rows:
         self.masks = None if mix.masks is None else mix.masks_on(*mix.images.shape[-2:])[:rows].float().cpu()
         self.pair = mix.sources.shape[1] == 2
         self.shown = self._shown()
+        self.many = self.sources.shape[1] > 2
 
     def _shown(self) -> Tensor:
-        """Which sources are shown, [rows,n]: of a pair both in their order, of more those with the most weight."""
+        """Which sources are shown, [rows,n]: of a pair both in order, of more the heaviest and the image itself."""
         count = self.sources.shape[1]
         if count <= 2:
             return torch.arange(count).expand(len(self.sources), -1)
-        present = int((self.weights > 0).sum(1).max().clamp(2, MOST_SOURCES))
-        return self.weights.argsort(dim=1, descending=True, stable=True)[:, :present]
+        wanted = self.weights > 0
+        wanted[:, 0] = True
+        present = int(wanted.sum(1).max().clamp(2, MOST_SOURCES))
+        shown = self.weights.argsort(dim=1, descending=True, stable=True)[:, :present]
+        shown[(shown != 0).all(1), -1] = 0
+        return shown
 
     def block(self) -> Block:
         """What is drawn."""
@@ -114,24 +126,34 @@ class _Rows:
         return [*sources, *(f"mask {i + 1}" for i in range(count)), "mixed", "lam and label weights"]
 
     def _originals(self, row: int) -> list[Cell]:
-        numbers = self.sources[row, self.shown[row]].tolist()
         return [
-            Cell(picture=self.originals[n], caption=f"#{n} {label_text(self.labels[n], self.task, self.names)}")
-            for n in numbers
+            Cell(
+                picture=self.originals[n],
+                caption=f"#{n} {label_text(self.labels[n], self.task, self.names)}",
+                marked=self._is_own(source),
+            )
+            for source in self.shown[row].tolist()
+            for n in [int(self.sources[row, source])]
         ]
+
+    def _is_own(self, source: int) -> bool:
+        """Whether the source is the image itself and is to be marked: of a pair its column says so."""
+        return self.many and source == 0
 
     def _masks(self, row: int) -> list[Cell]:
         if self.shown.shape[1] == 1:
             return []
         if self.masks is None:
             return [Cell(placeholder="no mask")]
-        shown = self.masks[row, self.shown[row]]
+        shown = self.shown[row].tolist()
         return [
             Cell(
                 picture=(mask * 255).round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1),
                 caption=f"mean {mask.mean():.3f}",
+                marked=self._is_own(source),
             )
-            for mask in (shown[:1] if self.pair else shown)
+            for source in (shown[:1] if self.pair else shown)
+            for mask in [self.masks[row, source]]
         ]
 
     def _numbers(self, row: int) -> list[str]:
@@ -164,4 +186,6 @@ class _Rows:
                 if self.pair
                 else "mask k: the brighter, the more of source k"
             )
+        if self.many:
+            notes.append("framed: the image itself, source 0, whose label weight is lam")
         return notes

@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = ["CropFlip", "PaddingMode", "crop_flip"]
 
 PaddingMode: TypeAlias = Literal["reflect", "constant"]
+"""What stands beyond an image's border: its mirror image without the edge repeated, or 0."""
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:

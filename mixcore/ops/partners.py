@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 __all__ = ["PartnerRule", "draw_partners"]
 
 PartnerRule: TypeAlias = Literal["permutation", "flip", "derangement"]
+"""How partners are found; `draw_partners` says what each rule does."""
 
 
 def draw_partners(rule: PartnerRule, count: int, rng: Generator) -> Tensor:

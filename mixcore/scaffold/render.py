@@ -1,8 +1,13 @@
-"""Renders the template of a plugin distribution into a new folder."""
+"""Renders the template of a plugin distribution into a new folder.
+
+The template has a folder `shared` and one per role. A file of either becomes a file of the distribution; `words.toml`
+of a role says what stands in the shared ones.
+"""
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -21,8 +26,10 @@ NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST = 40
 SUFFIX = ".tmpl"
 """Ends every file of the template, so that no tool takes one for what it will be."""
-IMPORTED = frozenset({"Generator", "Mix", "Tensor"})
-"""Names that the template's module imports; a class called so would shadow one."""
+IMPORTED = frozenset({"Generator", "Mix", "Targets", "Task", "Tensor"})
+"""Names that the template's modules import; a class called so would shadow one."""
+KINDS = {"mix": "Mixer", "labels": "Labels", "loss": "Loss"}
+"""What is put behind such a name, by role."""
 
 
 def check_name(name: str) -> None:
@@ -50,14 +57,14 @@ def _spelt(name: str) -> str:
     return spelt if NAME.fullmatch(spelt) else "my_mix"
 
 
-def render(name: str, parent: Path) -> Path:
-    """Write the distribution of a new mixer into `parent` and return its folder, `mixcore-plugin-<name>`.
+def render(name: str, parent: Path, role: str = "mix") -> Path:
+    """Write the distribution of a new plugin into `parent` and return its folder, `mixcore-plugin-<name>`.
 
-    Raises as :func:`check_name` does, ConfigError where the folder exists (it is left as it is), and StorageError where
-    it cannot be made.
+    `role` is one of :data:`mixcore.scaffold.ROLES`: a mixer, a label policy or a loss. Raises as :func:`check_name`
+    does, ConfigError where the folder exists (it is left as it is), and StorageError where it cannot be made.
     """
     check_name(name)
-    words = _words(name)
+    words = _words(name, role)
     target = parent / words["distribution"]
     try:
         target.mkdir(parents=True)
@@ -65,24 +72,32 @@ def render(name: str, parent: Path) -> Path:
         raise ConfigError(f"{target} exists; name another folder with --dir, or remove it") from error
     except OSError as error:
         raise StorageError(f"{target} cannot be made: {error.strerror}; name another folder with --dir") from error
-    for path, text in _templates(files("mixcore.scaffold") / "template"):
+    for path, text in (*_templates(_template("shared")), *_templates(_template(role))):
         written = target / _renamed(path, words)
         written.parent.mkdir(parents=True, exist_ok=True)
         written.write_text(Template(text).substitute(words), encoding="utf-8")
     return target
 
 
-def _words(name: str) -> dict[str, str]:
-    """What stands for the words of the template."""
+def _template(folder: str) -> Traversable:
+    return files("mixcore.scaffold") / "template" / folder
+
+
+def _words(name: str, role: str) -> dict[str, str]:
+    """What stands for the words of the template: those of every distribution, then those of the role."""
     title = "".join(word.capitalize() for word in name.split("_"))
     host = Version(host_version())
-    return {
+    words = {
         "name": name,
-        "title": f"{title}Mixer" if title in IMPORTED else title,
+        "title": f"{title}{KINDS[role]}" if title in IMPORTED else title,
         "module": f"mixcore_plugin_{name}",
         "distribution": distribution_of(name),
         "host": f">={host.major}.{host.minor},<{host.major}.{host.minor + 1}",
     }
+    own = tomllib.loads((_template(role) / "words.toml").read_text(encoding="utf-8"))
+    words.update({word: Template(text).substitute(words) for word, text in own.items()})
+    summary = words["summary"]
+    return {**words, "sentence": summary[0].lower() + summary[1:]}
 
 
 def _renamed(path: PurePosixPath, words: Mapping[str, str]) -> Path:

@@ -9,33 +9,25 @@ import torch
 from torch import Tensor
 
 from mixcore.errors import HookError
+from mixcore.hooks.results import described
 from mixcore.types import Mix
 
 __all__ = ["join_mixes"]
 
 
-def join_mixes(mixes: Sequence[Mix], offsets: Sequence[int], sizes: Sequence[int]) -> Mix:
-    """One mix of the whole batch from mixes of runs of consecutive rows.
+def join_mixes(mixes: Sequence[Mix], offsets: Sequence[int], sizes: Sequence[int], whose: str = "the mixer") -> Mix:
+    """One mix of the whole batch from mixes of runs of consecutive rows, given by `generate_mix` of `whose`.
 
     Group g covers `sizes[g]` rows of the batch from row `offsets[g]`; its mix counts rows from 0. Sources are shifted,
     missing sources get weight 0, masks are repeated to a common grid, each transform acts on its own rows, and losses
-    are averaged by group size. HookError where the groups disagree on what must be one: stage, head, scale, views.
+    are averaged by group size. HookError where the groups disagree on what must be one: stage, head, scale, views, and
+    the names of losses and notes.
     """
     if len(mixes) == 1:
         return mixes[0]
     first = mixes[0]
     for mix in mixes[1:]:
-        same = (mix.stage, mix.head, mix.scale, len(mix.views)) == (
-            first.stage,
-            first.head,
-            first.scale,
-            len(first.views),
-        )
-        if not (same and mix.losses.keys() == first.losses.keys() and mix.notes.keys() == first.notes.keys()):
-            raise HookError(
-                "the groups of one batch gave mixes with different stages, heads, scales, views, losses or notes; "
-                "draw what chooses a code path from step.shared_rng, which is the same in every group"
-            )
+        _check_agreement(first, mix, whose)
     width = max(mix.sources.shape[1] for mix in mixes)
     return Mix(
         images=torch.cat([mix.images for mix in mixes]),
@@ -46,10 +38,36 @@ def join_mixes(mixes: Sequence[Mix], offsets: Sequence[int], sizes: Sequence[int
         transform=_join_transforms(mixes),
         head=first.head,
         scale=first.scale,
-        views=tuple(join_mixes([mix.views[i] for mix in mixes], offsets, sizes) for i in range(len(first.views))),
+        views=tuple(
+            join_mixes([mix.views[i] for mix in mixes], offsets, sizes, whose) for i in range(len(first.views))
+        ),
         losses={name: sum_by_size([mix.losses[name] for mix in mixes], sizes) for name in first.losses},
         notes={name: torch.cat([mix.notes[name] for mix in mixes]) for name in first.notes},
     )
+
+
+def _check_agreement(first: Mix, other: Mix, whose: str) -> None:
+    """HookError for the first thing that is one for the whole batch, and that two groups gave differently."""
+    facts: tuple[tuple[str, object, object], ...] = (
+        ("stage", first.stage, other.stage),
+        ("head", first.head, other.head),
+        ("scale", first.scale, other.scale),
+        ("a number of views", len(first.views), len(other.views)),
+        ("losses", sorted(first.losses), sorted(other.losses)),
+        ("notes", sorted(first.notes), sorted(other.notes)),
+    )
+    for what, one, another in facts:
+        if one != another:
+            raise HookError(
+                f"generate_mix of {whose} gave two groups of one batch {what} {one!r} and {another!r}; draw what "
+                "chooses a code path from step.shared_rng, which is the same in every group"
+            )
+    for name, note in first.notes.items():
+        if note.shape[1:] != other.notes[name].shape[1:]:
+            raise HookError(
+                f"generate_mix of {whose} gave two groups of one batch notes {name!r} {described(note)} and "
+                f"{described(other.notes[name])}; the notes of groups are joined, so give all one shape but the first"
+            )
 
 
 def sum_by_size(values: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:

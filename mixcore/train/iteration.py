@@ -16,6 +16,7 @@ from mixcore.errors import HookError
 from mixcore.evidence.network import Network
 from mixcore.evidence.probe import Probe
 from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.causes import rows_out_of_range
 from mixcore.rng import keyed_generator
 from mixcore.train.groups import join_mixes
 from mixcore.train.precision import Precision
@@ -87,9 +88,20 @@ class Iteration:
         self._outputs: dict[int, tuple[Mix, ForwardOutput]] = {}
         self._memo: dict[object, Tensor] = {}
         self._mixer: Installed | None = None
+        self._given: list[tuple[str, Tensor, int]] = []
+        """Who named rows of the batch, which, and of how many: looked at after an error only."""
 
     def run(self) -> tuple[Tensor, Report]:
         """The scalar to go backward from, and the report."""
+        try:
+            return self._run()
+        except (IndexError, RuntimeError) as error:
+            misplaced = rows_out_of_range(self._given)
+            if misplaced is not None:
+                raise HookError(misplaced) from error
+            raise
+
+    def _run(self) -> tuple[Tensor, Report]:
         mix = self.mix(self.choose())
         view_losses: list[Tensor] = []
         for view in self._views:
@@ -125,12 +137,17 @@ class Iteration:
         else:
             self._mixer = self._machinery.of(self._plugins.mixers[chosen])
             mix = self._generate(self._mixer, self._plugins.group_sizes[chosen], self._machinery.overwrite[chosen])
+            who, rows = f"generate_mix of {self._mixer.calls.label}", self._images.shape[0]
+            self._given += [(who, view.sources, rows) for view in (*mix.views, mix)]
         self._views = (*mix.views, mix)
         return mix
 
     def targets(self, view: Mix) -> Targets:
         """What the label policy makes of one view."""
-        return self._plugins.labels.mix_labels(mix=view, **self._evidence(self._plugins.labels, "mix_labels", view))
+        policy = self._plugins.labels
+        targets = policy.mix_labels(mix=view, **self._evidence(policy, "mix_labels", view))
+        self._given.append((f"mix_labels of {policy.label}", targets.sources, targets.labels.shape[0]))
+        return targets
 
     def previews(self, lams: Sequence[float]) -> dict[str, list[Mix]]:
         """By the key of each mixer that pictures itself: each image with the next one, at each of the ratios."""
@@ -157,7 +174,7 @@ class Iteration:
         first = self._step.group * (rows // size)
         offsets = range(0, rows, size)
         mixes = [self._generate_group(mixer, offset, size, first + i, overwrite) for i, offset in enumerate(offsets)]
-        return join_mixes(mixes, offsets, [size] * len(mixes))
+        return join_mixes(mixes, offsets, [size] * len(mixes), mixer.calls.label)
 
     def _generate_group(self, mixer: Installed, offset: int, size: int, group: int, overwrite: bool) -> Mix:
         step = attrs.evolve(self._step, group=group, may_overwrite=overwrite)

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mixcore.logs.layout import GAP, MARGIN, fitted
+from mixcore.errors import HookError
+from mixcore.logs.layout import FRAME, GAP, MARGIN, MARK, Block, Cell, draw, fitted
 from mixcore.logs.pictures import denormalise
 from mixcore.logs.sheet import Section, contact_sheet, label_text, section_block
 from mixcore.types import LabelKind, Mix, Task
@@ -96,6 +97,53 @@ def test_of_many_sources_those_with_weight_are_shown() -> None:
     assert [cell.caption for cell in block.rows[0][3:6]] == ["mean 0.600", "mean 0.300", "mean 0.100"]
     assert block.rows[0][-1].lines == ["lam 0.100", "0.600 class 2", "0.300 class 0", "0.100 class 0"]
     assert len(block.columns) == len(block.rows[0]) == 3 + 3 + 2
+
+
+def test_of_many_sources_the_image_itself_is_marked() -> None:
+    images, labels = batch()
+    sources, weights = torch.tensor([[0, 1, 2], [1, 2, 3]]), torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.5, 0.5]])
+    mix = Mix(images=images[:2], sources=sources, weights=weights, masks=weights[:, :2, None, None])
+    block = section_block(section(mix, images, labels), task(), 2)
+    assert [cell.marked for cell in block.rows[0]] == [False, False, True, False, False, True, False, False]
+    assert [cell.marked for cell in block.rows[1][:3]] == [False, False, True], "weight 0, and shown all the same"
+    assert [cell.caption for cell in block.rows[1][:3]] == ["#2 class 2", "#3 class 3", "#1 class 1"]
+    assert any("framed: the image itself" in note for note in block.notes)
+
+
+def test_the_image_itself_is_shown_where_others_weigh_more() -> None:
+    images, labels = batch()
+    sources, weights = torch.arange(6).expand(6, -1), torch.tensor([[0.0, 0.3, 0.25, 0.2, 0.15, 0.1]] * 6)
+    mix = Mix(images=images, sources=sources, weights=weights)
+    block = section_block(section(mix, images, labels), task(), 1)
+    assert [cell.caption[:2] for cell in block.rows[0][:4]] == ["#1", "#2", "#3", "#0"]
+    assert [cell.marked for cell in block.rows[0][:4]] == [False, False, False, True]
+
+
+def test_a_pair_needs_no_mark() -> None:
+    images, labels = batch()
+    block = section_block(section(pair(images), images, labels), task(), ROWS)
+    assert not any(cell.marked for row in block.rows for cell in row)
+    assert not any("framed" in note for note in block.notes)
+
+
+def test_a_marked_picture_stands_whole_in_a_frame_that_its_neighbour_has_not() -> None:
+    picture = torch.randint(0, 256, (3, 128, 128), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    cells = [Cell(picture=picture, marked=True), Cell(picture=picture), Cell(lines=["lam"])]
+    drawn = draw([Block(title="t", notes=[], columns=["a", "b", "c"], rows=[cells])])
+    sheet = np.asarray(drawn)
+    assert at(drawn, 0, picture)
+    assert at(drawn, 1, picture)
+    coloured = (sheet == np.asarray(MARK)).all(2)
+    left, width = MARGIN, 128
+    assert coloured[:, left - FRAME : left].sum(0).tolist() == [width + 2 * FRAME] * FRAME
+    assert not coloured[:, left + width + GAP - 2 :].any()
+
+
+def test_sources_that_are_no_rows_of_the_batch_are_the_mixers_fault() -> None:
+    images, labels = batch()
+    mix = Mix.pair(images, torch.full((6,), 6), 0.5)
+    with pytest.raises(HookError, match=r"toy gave sources from 0 to 6 of 6 images: expected rows 0 to 5"):
+        section_block(section(mix, images, labels), task(), ROWS)
 
 
 def test_more_sources_than_fit_are_counted() -> None:
