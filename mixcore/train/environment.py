@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from mixcore.discovery.manager import Plugins
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.train.commit import git_commit
 
 __all__ = ["describe_environment", "plugin_versions"]
 
@@ -34,7 +34,7 @@ def describe_environment(plugins: Plugins, device: torch.device, world: int) -> 
         "device": _device_name(device),
         "processes": world,
         "threads": torch.get_num_threads(),
-        "git": _git_commit(),
+        "git": git_commit(Path.cwd()),
     }
 
 
@@ -45,16 +45,3 @@ def plugin_versions(plugins: Plugins) -> dict[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
-def _git_commit() -> dict[str, Any] | None:
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "modified": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=Path.cwd(), capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
