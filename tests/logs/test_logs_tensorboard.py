@@ -52,11 +52,15 @@ def test_a_full_disk_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_an_error_inside_is_not_hidden_by_the_full_disk_that_follows(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), TensorBoardLog(tmp_path) as log:
-        log._file.close()
-        log._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
-        log.scalars({"train/loss": 0.5}, 1)
-        raise KeyError
+    def fails() -> None:
+        with TensorBoardLog(tmp_path) as log:
+            log._file.close()
+            log._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
+            log.scalars({"train/loss": 0.5}, 1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
 
 
 def test_links_are_not_followed_and_names_cannot_be_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
