@@ -43,10 +43,11 @@ from mixcore.ops.combine import (
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
-from mixcore.options import all_positive
+from mixcore.options import PLACE, all_positive
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
+    "PLACE",
     "SALIENCY",
     "SPEC_VERSION",
     "Attention",

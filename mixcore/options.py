@@ -1,17 +1,30 @@
-"""Validators for options of plugins that attrs has none for."""
+"""What the options of plugins need and attrs has not: validators, and a mark for those that determine no number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 
-__all__ = ["all_positive"]
+__all__ = ["PLACE", "all_positive", "is_place"]
+
+PLACE: Mapping[str, bool] = MappingProxyType({"mixcore.place": True})
+"""Metadata of an option that says where things lie or how they come there, and changes no number of a run.
+
+`root: str = attrs.field(default="data", metadata=PLACE)`. Such an option is no part of the run's digest: a run goes on
+after its data set was moved, and the same experiment on two machines counts as one.
+"""
 
 
 def all_positive(instance: object, attribute: attrs.Attribute[Any], value: Sequence[float] | None) -> None:  # noqa: ARG001
     """Validator for attrs: None, or at least one number, all finite and above 0, such as a `std` per channel."""
     if value is not None and not (value and all(0 < number < math.inf for number in value)):
         raise ValueError(f"{attribute.name} must hold finite numbers above 0, found {list(value)}")
+
+
+def is_place(field: attrs.Attribute[Any]) -> bool:
+    """Whether an option is marked with PLACE."""
+    return bool(field.metadata.get("mixcore.place", False))

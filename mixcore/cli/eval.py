@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixcore.cli.files import find_checkpoint, settings_of, written
+from mixcore.cli.files import find_checkpoint, load_checkpoint, settings_of, written
 
 if TYPE_CHECKING:
     from mixcore.config.schema import RunConfig
@@ -30,12 +30,11 @@ def command(run_folder: Path, checkpoint: str, overrides: tuple[str, ...], out: 
 
     from mixcore.config.load import load_config
     from mixcore.logs.jsonl import plain
-    from mixcore.train.checkpoint import read_checkpoint
 
     settings = settings_of(run_folder, "the folder")
     path = find_checkpoint(run_folder, checkpoint)
     config = load_config(settings, overrides).config
-    state = read_checkpoint(path)
+    state = load_checkpoint(run_folder, path)
     found = scores(config, state)
     click.echo(f"{path}, after epoch {state['epoch']}")
     _print_table(found)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mixcore.errors import CheckpointError, RunFolderError, StorageError
 
-__all__ = ["find_checkpoint", "settings_of", "written"]
+__all__ = ["find_checkpoint", "load_checkpoint", "settings_of", "written"]
 
 
 def settings_of(run_folder: Path, expected: str) -> Path:
@@ -32,6 +33,18 @@ def find_checkpoint(run_folder: Path, which: str) -> Path:
             f"there is no checkpoint {path}; {run_folder} has: {there}. Name one with --checkpoint, or a file"
         )
     return path
+
+
+def load_checkpoint(run_folder: Path, path: Path) -> dict[str, Any]:
+    """The content of the checkpoint at `path`. CheckpointError, naming others of the run, where it cannot be used."""
+    from mixcore.train.checkpoint import read_checkpoint
+
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        others = sorted(found for found in (run_folder / "checkpoints").glob("*.pt") if found != path)
+        advice = f". {run_folder} has others: {', '.join(other.name for other in others)}" if others else ""
+        raise CheckpointError(f"{error}{advice}") from error
 
 
 @contextmanager

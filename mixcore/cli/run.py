@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -57,7 +57,7 @@ def command(
             loaded = load_config(config, overrides)
             folder = RunFolder(Path(loaded.resolved["run"]["dir"]))
             plugins = build_plugins(loaded.config)
-            folder.check_owner(loaded.resolved)
+            folder.check_owner(loaded.resolved, loaded.places)
         if dry_run:
             _check(loaded, plugins)
             return
@@ -90,15 +90,15 @@ def _check(loaded: Loaded, plugins: Plugins) -> None:
 
 
 def _result(folder: RunFolder) -> str:
-    import json
-
-    summary: dict[str, Any] = json.loads(folder.summary.read_text("utf-8"))
+    summary = folder.read_summary()
     percent = " %" if summary["metric"].startswith("top") else ""
+
+    def shown(value: float | None) -> str:
+        return "not finite" if value is None else f"{value:.2f}{percent}"
+
     best = summary["best"]
-    return (
-        f"{summary['metric']} {summary['value']:.2f}{percent} ({summary['protocol']}), "
-        f"best {best['value']:.2f}{percent} in epoch {best['epoch']} of {summary['epochs']}"
-    )
+    found = "never finite" if best is None else f"{shown(best['value'])} in epoch {best['epoch']}"
+    return f"{summary['metric']} {shown(summary['value'])} ({summary['protocol']}), best {found} of {summary['epochs']}"
 
 
 def _arguments(config: Path, overrides: tuple[str, ...], nproc: int, resume_from: str | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixcore.cli.files import find_checkpoint, settings_of, written
+from mixcore.cli.files import find_checkpoint, load_checkpoint, settings_of, written
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,10 +38,11 @@ def command(
     from mixcore.config.load import load_config
     from mixcore.errors import ConfigError
 
-    settings, weights = config, None
+    settings, weights, state = config, None, None
     if config.is_dir():
         settings = settings_of(config, "a configuration, or the folder")
         weights = find_checkpoint(config, "best")
+        state = load_checkpoint(config, weights)
     loaded = load_config(settings, overrides)
     chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
     if epoch >= chosen.schedule.epochs:
@@ -50,14 +51,16 @@ def command(
         )
     out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
     heading = f"{weights or config}   epoch {epoch}   seed {chosen.seed}"
-    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, weights=weights)
+    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, state=state)
     with written(out, "name another file with --out"):
         sheet.save(out, format="png")
     click.echo(out)
 
 
-def picture(config: RunConfig, *, rows: int, epoch: int, heading: str, weights: Path | None = None) -> Image.Image:
-    """The contact sheet of the first batch of `epoch` (from 0): a section per mixer, with `weights` of a checkpoint.
+def picture(
+    config: RunConfig, *, rows: int, epoch: int, heading: str, state: dict[str, Any] | None = None
+) -> Image.Image:
+    """The contact sheet of the first batch of `epoch` (from 0): a section per mixer, with the weights in `state`.
 
     Mixers that picture themselves have a further section, their masks over lam.
     """
@@ -66,18 +69,18 @@ def picture(config: RunConfig, *, rows: int, epoch: int, heading: str, weights: 
     from mixcore.discovery.manager import build_plugins
     from mixcore.logs.previews import LAMS, preview_block
     from mixcore.logs.sheet import Section, contact_sheet
-    from mixcore.train.checkpoint import read_checkpoint
     from mixcore.train.distributed import Place, joined
     from mixcore.train.setup import build_session
 
     train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch
-    config = attrs.evolve(config, train=train)
+    # nothing is evaluated, so it does not matter which predictor the run is judged by, nor that "ema" is not there
+    config = attrs.evolve(config, train=train, eval=attrs.evolve(config.eval, predictor="model"))
     plugins = build_plugins(config)
     with joined(config.run, Place()) as processes:
         session = build_session(config, plugins, processes)
         step, task = session.state.step, session.task
-        if weights is not None:
-            step.load_saved_state(read_checkpoint(weights)["step"])
+        if state is not None:
+            step.load_saved_state(state["step"])
         images, labels = next(iter(session.loader.epoch(epoch)))
         shown = max(rows, 2)
         previews = step.previews(images[:shown], labels[:shown], LAMS)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 import attrs
 import tomli_w
 
-from mixcore.config.faults import Fault, raise_faults
+from mixcore.config.faults import Fault, Path, raise_faults
 from mixcore.config.layers import Layer, merge_layers, overrides_layer, read_layers
 from mixcore.config.schema import RunConfig
+from mixcore.config.structure import option_fields
 from mixcore.config.tables import config_to_tree, read_tree
 from mixcore.discovery.select import Selected, Selection, Wanted, select
 from mixcore.errors import ConfigError
+from mixcore.options import is_place
 
 __all__ = ["Loaded", "determining", "digest_of", "load_config"]
 
 _PLUGIN_TABLES = tuple(field.name for field in attrs.fields(Wanted))
+_COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})
+"""Keys of the core that change no number: where and on what a run happens, and how often it says something."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,8 +36,12 @@ class Loaded:
     """The plain TOML tree of `config`; it reads back as the same configuration."""
     text: str
     """`resolved` as TOML text."""
+    places: frozenset[Path]
+    """Keys of plugins' options that say where things lie and determine no number, such as ("data", "root")."""
     digest: str
-    """Hash of everything that determines the run's numbers."""
+    """Hash of everything in it that determines the run's numbers."""
+    experiment: str
+    """The same hash without the seed: runs that repeat each other have it in common."""
 
 
 def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
@@ -94,18 +102,56 @@ def _resolve(config: RunConfig, selection: Selection, stem: str) -> Loaded:
         **tables,
     )
     resolved = config_to_tree(config)
-    return Loaded(config=config, resolved=resolved, text=tomli_w.dumps(resolved), digest=digest_of(resolved))
+    places = frozenset(path for path, selected in _with_paths(selection) for path in _places(selected.plugin, path))
+    return Loaded(
+        config=config,
+        resolved=resolved,
+        text=tomli_w.dumps(resolved),
+        places=places,
+        digest=digest_of(determining(resolved, places)),
+        experiment=digest_of(determining(resolved, places | {("seed",)})),
+    )
 
 
-def determining(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved tree that the run's numbers depend on: all but [run] and the number of data workers."""
-    tree = {key: value for key, value in resolved.items() if key != "run"}
-    if isinstance(tree.get("data"), Mapping):
-        tree["data"] = {key: value for key, value in tree["data"].items() if key != "workers"}
-    return tree
+def _with_paths(selection: Selection) -> Iterator[tuple[Path, Selected]]:
+    """The plugins of the run, each with the path of its table in the resolved tree."""
+    for role in _PLUGIN_TABLES:
+        chosen = getattr(selection, role)
+        if isinstance(chosen, tuple):
+            yield from (((role, index), selected) for index, selected in enumerate(chosen))
+        elif chosen is not None:
+            yield (role,), chosen
 
 
-def digest_of(resolved: Mapping[str, Any]) -> str:
-    """Hash of what :func:`determining` leaves of a resolved tree."""
-    text = json.dumps(determining(resolved), sort_keys=True, separators=(",", ":"))
+def _places(table: Any, path: Path) -> Iterator[Path]:
+    """The options of a plugin that are marked as places, in tables inside its options too."""
+    for key, field in option_fields(type(table)).items():
+        value = getattr(table, field.name)
+        if is_place(field):
+            yield (*path, key)
+        elif attrs.has(type(value)):
+            yield from _places(value, (*path, key))
+
+
+def determining(resolved: Mapping[str, Any], places: Collection[Path] = ()) -> dict[str, Any]:
+    """The part of a resolved tree that the run's numbers depend on: without the core's comfort and without `places`.
+
+    Left out of the core are [run], data.workers, train.log_every and eval.batch_size.
+    """
+    return _without(resolved, (), _COMFORT.union(places))
+
+
+def _without(value: Any, path: Path, left_out: Collection[Path]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _without(item, (*path, key), left_out) for key, item in value.items() if (*path, key) not in left_out
+        }
+    if isinstance(value, list):
+        return [_without(item, (*path, index), left_out) for index, item in enumerate(value)]
+    return value
+
+
+def digest_of(tree: Mapping[str, Any]) -> str:
+    """Hash of a plain tree, whatever the order of its keys."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import attrs
 
 from mixcore.errors import ConfigError, MixcoreError
 
-__all__ = ["Protocol", "ProtocolResult", "parse_protocol", "protocol_result", "protocol_value"]
+__all__ = ["Protocol", "ProtocolResult", "median", "parse_protocol", "protocol_result", "protocol_value"]
 
 ALLOWED = '"best", "last", or "median-last-N" with a whole number N >= 1, such as "median-last-10"'
 
@@ -54,12 +55,15 @@ def protocol_result(
 
     median-last-N takes epochs E-N+1 .. E of E (counted from 1): exactly N, for even N the mean of the two middle
     values. Fewer than N raise MixcoreError, or with `allow_partial` give the median of those there are, marked partial.
+    A best is one of the finite values, NaN where none is; a median over a value that is not finite is NaN.
     """
     parsed = parse_protocol(protocol)
     if not values:
         raise MixcoreError(f"no epoch has been evaluated, so {protocol} has no value; train for at least one epoch")
     if parsed.last is None:
-        return ProtocolResult(value=(max if higher_is_better else min)(values), epochs=len(values))
+        finite = [value for value in values if math.isfinite(value)]
+        best = (max if higher_is_better else min)(finite, default=math.nan)
+        return ProtocolResult(value=best, epochs=len(values))
     window = values[-parsed.last :]
     partial = len(window) < parsed.last
     if partial and not allow_partial:
@@ -67,4 +71,9 @@ def protocol_result(
             f"{protocol} needs {parsed.last} evaluated epochs and there are {len(values)}; train longer, or choose "
             f'"median-last-{len(values)}", "last" or "best"'
         )
-    return ProtocolResult(value=statistics.median(window), epochs=len(window), partial=partial)
+    return ProtocolResult(value=median(window), epochs=len(window), partial=partial)
+
+
+def median(values: Sequence[float]) -> float:
+    """The median; NaN where a value is not finite, because such values have no order."""
+    return statistics.median(values) if all(map(math.isfinite, values)) else math.nan

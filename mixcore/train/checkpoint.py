@@ -1,34 +1,38 @@
 """Checkpoint files: last.pt, previous.pt, best.pt, of tensors and plain types only.
 
 format, digest, config (TOML text), versions {plugin: distribution and version}, spec_version,
-epoch (finished epochs), iteration (finished iterations of the whole run), updates (optimizer steps that took
-place), seconds, totals (running sums of the open epoch, per process), best {epoch, value} or None,
-step (model and parts), ema, and, but for best.pt, optimizer and scaler
+epoch (finished epochs), step (model and parts), ema; and, but for best.pt,
+iteration (finished iterations of the whole run), iterations_per_epoch, updates (optimizer steps that took place),
+seconds, best {epoch, value} or None, records (the lines of metrics.jsonl), totals (running sums of the open epoch, per
+process), data (fingerprints of the data sets), optimizer, scaler
+
+Each file is sealed with a checksum (mixcore/train/seal.py). What is read is not believed: docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import tomli
-import torch
 
+from mixcore.config.faults import Path as KeyPath
 from mixcore.errors import CheckpointError
+from mixcore.files import replace_file
 from mixcore.hooks.version import SPEC_VERSION
-from mixcore.train.folder import differences, replace_file
+from mixcore.train.content import FOR_RESUMING, misfits_for_evaluation, misfits_for_resuming
+from mixcore.train.folder import differences
+from mixcore.train.seal import read_sealed, write_sealed
 
 __all__ = ["FORMAT", "Checkpoints", "read_checkpoint"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when older checkpoints can no longer be read."""
-
-_FOR_RESUMING = ("optimizer", "scaler", "totals")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,6 +45,8 @@ class Checkpoints:
     config: str
     """The resolved configuration as TOML text."""
     versions: Mapping[str, str]
+    places: Collection[KeyPath] = ()
+    """Keys of plugins' options that determine no number."""
 
     @property
     def last(self) -> Path:
@@ -70,7 +76,7 @@ class Checkpoints:
 
     def write_best(self, state: Mapping[str, Any]) -> None:
         """Keep the weights in `state` as best.pt. Raises StorageError."""
-        self._save(self.best, {key: value for key, value in state.items() if key not in _FOR_RESUMING})
+        self._save(self.best, {key: value for key, value in state.items() if key not in FOR_RESUMING})
 
     def _save(self, path: Path, state: Mapping[str, Any]) -> None:
         stamp = {
@@ -80,7 +86,7 @@ class Checkpoints:
             "versions": dict(self.versions),
             "spec_version": list(SPEC_VERSION),
         }
-        replace_file(path, lambda file: torch.save({**stamp, **state}, file))
+        replace_file(path, lambda file: write_sealed(file, {**stamp, **state}))
 
     def find(self, which: str | None = None) -> Path | None:
         """The checkpoint to go on from: `which` of "last" and "previous", by default the newest; None where none is.
@@ -101,12 +107,16 @@ class Checkpoints:
 
     def read(self, path: Path) -> dict[str, Any]:
         """The state in `path`, on the CPU. Raises CheckpointError if it is unreadable or of another configuration."""
-        try:
+        with self.offering_a_way_out(path):
             state = read_checkpoint(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}. {self._way_out(path)}") from error
+            faults = misfits_for_resuming(state)
+            if faults and not state.keys() & FOR_RESUMING.keys():
+                raise CheckpointError(f"{path} holds weights to evaluate, as best.pt does, and nothing to go on from")
+            if faults:
+                raise CheckpointError(f"{path} cannot be gone on from: {_named(faults)} in it")
+            found = _configuration(path, state)
         if state["digest"] != self.digest:
-            changed = differences(tomli.loads(state["config"]), tomli.loads(self.config))
+            changed = differences(found, tomli.loads(self.config), self.places)
             lines = (
                 "\n".join(f"  {line}" for line in changed) or "  (a default that changed between versions of mixcore)"
             )
@@ -116,6 +126,14 @@ class Checkpoints:
             )
         self._compare_versions(state["versions"])
         return state
+
+    @contextmanager
+    def offering_a_way_out(self, path: Path) -> Iterator[None]:
+        """Around whatever refuses the content of `path`: a CheckpointError also says what to type next."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. {self._way_out(path)}") from error
 
     def promote_previous(self) -> None:
         """Give up last.pt for previous.pt, so that writing the next one cannot lose the good one."""
@@ -136,13 +154,28 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Raises CheckpointError where it is missing or unreadable."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no readable checkpoint: it is truncated or damaged ({reason})") from error
+    """The content of a checkpoint, on the CPU: at least its weights and what they are of.
+
+    Raises CheckpointError where it is missing, unreadable, damaged, of another format, or holds something else.
+    """
+    state = read_sealed(path)
     found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this version of mixcore: format {found}, expected {FORMAT}")
+    if not isinstance(state, dict) or type(found) is not int or found != FORMAT:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this version of mixcore: format {str(found)[:20]}, expected {FORMAT}"
+        )
+    faults = misfits_for_evaluation(state)
+    if faults:
+        raise CheckpointError(f"{path} is no readable checkpoint: {_named(faults)} in it")
     return state
+
+
+def _configuration(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return tomli.loads(state["config"])
+    except (tomli.TOMLDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be gone on from: the configuration in it is not TOML") from error
+
+
+def _named(faults: list[str]) -> str:
+    return f"{', '.join(faults)} {'is' if len(faults) == 1 else 'are'} missing or not what it should be"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import resource
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from mixcore.config.load import Loaded
 from mixcore.config.schema import EvalConfig
 from mixcore.evaluate.metrics import headline
-from mixcore.evaluate.protocol import protocol_result
+from mixcore.evaluate.protocol import median, protocol_result
 from mixcore.train.state import TrainingState
 from mixcore.types import Task
 
-__all__ = ["epoch_record", "summarise"]
+__all__ = ["epoch_record", "identity", "is_better", "summarise"]
+
+_VERSIONS = ("mixcore", "torch", "torchvision", "timm", "plugins")
 
 
 def epoch_record(
@@ -38,6 +40,28 @@ def epoch_record(
     return {"epoch": epoch + 1, "train/lr": learning_rate, **dict(sorted(means.items())), **own, **every}
 
 
+def is_better(value: float, best: Mapping[str, float] | None, *, higher_is_better: bool) -> bool:
+    """Whether an epoch's value beats the best so far; one that is not finite never does."""
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
+    return value > best["value"] if higher_is_better else value < best["value"]
+
+
+def identity(loaded: Loaded, environment: Mapping[str, Any], state: TrainingState) -> dict[str, Any]:
+    """What summary.json says of which run this is: what it repeats, what with, on what; `environment` as described."""
+    return {
+        "digest": loaded.digest,
+        "experiment": loaded.experiment,
+        "seed": loaded.config.seed,
+        "data": state.data,
+        "versions": {name: environment[name] for name in _VERSIONS},
+        "device": environment["device"],
+        "processes": environment["processes"],
+    }
+
+
 def summarise(
     records: Sequence[Mapping[str, Any]],
     config: EvalConfig,
@@ -47,12 +71,16 @@ def summarise(
     images: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """summary.json from the `records` of all epochs; `images` were trained on per epoch, over all processes."""
+    """summary.json from the `records` of all epochs; `images` were trained on per epoch, over all processes.
+
+    `best` is None where no epoch had a finite value.
+    """
     main, higher = headline(task)
     read = [record[f"val/{main}"] for record in records]
     values = [math.nan if value is None else value for value in read]  # JSON has no NaN
     result = protocol_result(config.protocol, values, higher_is_better=higher, allow_partial=True)
-    best = (max if higher else min)(values)
+    finite = [value for value in values if math.isfinite(value)]
+    best = (max if higher else min)(finite) if finite else None
     seconds = {name: round(value, 3) for name, value in state.seconds.items()}
     trained = state.seconds["train"]
     return {
@@ -61,9 +89,9 @@ def summarise(
         "metric": main,
         "value": result.value,
         "partial": result.partial,
-        "best": {"epoch": values.index(best) + 1, "value": best},
+        "best": None if best is None else {"epoch": values.index(best) + 1, "value": best},
         "last": values[-1],
-        "median_last_10": statistics.median(values[-10:]),
+        "median_last_10": median(values[-10:]),
         "epochs": len(values),
         "parameters": sum(p.numel() for p in state.step.model.parameters()),
         "trained_parameters": sum(p.numel() for group in state.optimizer.param_groups for p in group["params"]),

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mixcore.config.load import Loaded
+from mixcore.data.fingerprint import fingerprints
 from mixcore.discovery.manager import Plugins, build_plugins
-from mixcore.errors import StorageError
 from mixcore.evaluate.evaluate import evaluate
 from mixcore.evaluate.metrics import headline
 from mixcore.hooks.trace import HookTimes
-from mixcore.logs.jsonl import append_record, read_records, truncate_records
+from mixcore.logs.jsonl import append_line, check_lines, record_line, restore_lines
 from mixcore.logs.pictures import grid
 from mixcore.logs.previews import LAMS, preview_grid
 from mixcore.logs.progress import Progress
@@ -28,7 +30,7 @@ from mixcore.train.environment import describe_environment, plugin_versions
 from mixcore.train.folder import RunFolder
 from mixcore.train.iteration import Report
 from mixcore.train.loop import Loop
-from mixcore.train.record import epoch_record, summarise
+from mixcore.train.record import epoch_record, identity, is_better, summarise
 from mixcore.train.setup import Session, build_session
 from mixcore.train.signals import StopSignals, stop_error
 from mixcore.train.totals import Totals
@@ -51,7 +53,7 @@ def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) ->
     """
     place = find_place(os.environ)
     with StopSignals() as signals, ExitStack() as stack:
-        folder.check_owner(loaded.resolved)
+        folder.check_owner(loaded.resolved, loaded.places)
         if place.rank == 0:
             folder.make()
             stack.enter_context(folder.held())
@@ -84,39 +86,56 @@ class _Run:
             digest=loaded.digest,
             config=loaded.text,
             versions=plugin_versions(plugins),
+            places=loaded.places,
         )
+        self._began = time.monotonic()
 
     def go(self, resume_from: str | None) -> dict[str, Any] | None:
         resumed = self._resume(resume_from)
-        if self.processes.leads:
-            self._describe()
+        environment = self._describe() if self.processes.leads else {}
         purge = self.state.epoch + 1 if resumed else None
         log = TensorBoardLog(self.folder.path, purge_step=purge) if self.processes.leads else None
-        try:
-            with Progress(self.state.epochs, rank=self.processes.rank) as progress:
-                if resumed:
-                    progress.message(f"going on after epoch {self.state.epoch}, iteration {self.state.iteration}")
-                self._train(progress, log)
-        finally:
-            if log is not None:
-                log.close()
-        return self._finish() if self.processes.leads else None
+        with log or nullcontext(), Progress(self.state.epochs, rank=self.processes.rank) as progress:
+            if resumed:
+                progress.message(f"going on after epoch {self.state.epoch}, iteration {self.state.iteration}")
+            self._train(progress, log)
+        return self._finish(environment) if self.processes.leads else None
 
     def _resume(self, resume_from: str | None) -> bool:
+        own = fingerprints(self.session.data) if self.processes.leads else {}
+        self.state.data = self.processes.gather(own)[0]
         path = self.checkpoints.find(resume_from)
         if path is not None:
-            self.state.load(self.checkpoints.read(path), self.processes)
+            saved = self.checkpoints.read(path)
+            self.state.check_data(saved)
+            with self.checkpoints.offering_a_way_out(path):
+                self.state.load(saved, self.processes)
+        elif self.processes.leads:
+            self.folder.check_not_lost(self.state.epochs_without_checkpoint)
         self.processes.wait()  # all have read before rank 0 renames
         if self.processes.leads:
             if path == self.checkpoints.previous:
                 self.checkpoints.promote_previous()
-            truncate_records(self.folder.metrics, self.state.epoch)
+            self._restore_metrics()
         return path is not None
 
-    def _describe(self) -> None:
+    def _restore_metrics(self) -> None:
+        """What the checkpoint knows of finished epochs is what metrics.jsonl holds."""
+        if restore_lines(self.folder.metrics, self.state.records):
+            logging.getLogger("mixcore").warning(
+                "%s was not as the run had written it; the lines of its %d finished epochs were put back from the "
+                "checkpoint, and what was found instead, if anything, is in %s.damaged",
+                self.folder.metrics,
+                self.state.epoch,
+                self.folder.metrics,
+            )
+
+    def _describe(self) -> dict[str, Any]:
+        """Write what the run is and where it happens; gives what environment.json holds."""
         self.folder.write_text(self.folder.config, self.loaded.text)
         environment = describe_environment(self.plugins, self.processes.device, self.processes.world)
         self.folder.write_json(self.folder.environment, environment)
+        return environment
 
     def _train(self, progress: Progress, log: TensorBoardLog | None) -> None:
         config = self.loaded.config
@@ -175,19 +194,15 @@ class _Run:
         record = epoch_record(epoch, learning_rate, together.means(), metrics, self.session.predictor, task)
         state.totals.clear()
         state.epoch += 1
+        line = record_line(record)
         if log is not None:
-            self._write(record, speed, log)
+            append_line(self.folder.metrics, state.records, line)
+            self._log(record, speed, log)
+        state.records.append(line)
         self._keep_best(record)
         return record
 
-    def _write(self, record: dict[str, Any], speed: float, log: TensorBoardLog) -> None:
-        try:
-            append_record(self.folder.metrics, record)
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder.metrics} could not be written: {error.strerror or error}; checkpoints are as they were. "
-                "Make room on the disk, then start again with the same command"
-            ) from error
+    def _log(self, record: dict[str, Any], speed: float, log: TensorBoardLog) -> None:
         values = {tag: value for tag, value in record.items() if tag != "epoch"}
         log.scalars({**values, "perf/images_per_second": speed, **self.times.take()}, self.state.epoch)
         if self.state.step.has_previews:
@@ -208,8 +223,8 @@ class _Run:
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         metric, higher = headline(self.session.task)
-        value, best = record[f"val/{metric}"], self.state.best
-        if best is not None and not (value > best["value"] if higher else value < best["value"]):
+        value = float(record[f"val/{metric}"])
+        if not is_better(value, self.state.best, higher_is_better=higher):
             return
         self.state.best = {"epoch": self.state.epoch, "value": value}
         saved = self.state.saved(self.processes)
@@ -217,14 +232,23 @@ class _Run:
             self.checkpoints.write_best(saved)
 
     def _save(self) -> None:
+        self._count_time()
         saved = self.state.saved(self.processes)
         if self.processes.leads:
             self.checkpoints.write(saved)
         self.processes.wait()
 
-    def _finish(self) -> dict[str, Any]:
+    def _count_time(self) -> None:
+        """Time since the run was built in this process, beside that of earlier ones up to their last checkpoint."""
+        now = time.monotonic()
+        self.state.seconds["wall"] = self.state.seconds.get("wall", 0.0) + now - self._began
+        self._began = now
+
+    def _finish(self, environment: dict[str, Any]) -> dict[str, Any]:
+        self._count_time()
+        check_lines(self.folder.metrics, self.state.records)
         summary = summarise(
-            read_records(self.folder.metrics),
+            [json.loads(line) for line in self.state.records],
             self.loaded.config.eval,
             self.session.predictor,
             self.session.task,
@@ -232,5 +256,6 @@ class _Run:
             self.state.iterations_per_epoch * self.loaded.config.data.batch_size,
             self.processes.device,
         )
+        summary |= identity(self.loaded, environment, self.state)
         self.folder.write_json(self.folder.summary, summary)
         return summary

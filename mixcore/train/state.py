@@ -17,6 +17,8 @@ from mixcore.train.totals import Totals
 
 __all__ = ["TrainingState"]
 
+_OTHER_DATA = "Put the old set back, or start a new run in a folder of its own: --set run.dir=PATH"
+
 
 @attrs.define(eq=False, kw_only=True)
 class TrainingState:
@@ -35,7 +37,11 @@ class TrainingState:
     updates: int = 0
     """Optimizer steps that took place; a loss scaler may skip some."""
     best: dict[str, float] | None = None
-    """`epoch` (from 1) and `value` of the best validation value so far."""
+    """`epoch` (from 1) and `value` of the best finite validation value so far."""
+    records: list[str] = attrs.field(factory=list)
+    """The lines of metrics.jsonl, one for every finished epoch."""
+    data: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    """What the training and the validation set are told by; see mixcore/data/fingerprint.py."""
     seconds: dict[str, float] = attrs.field(factory=lambda: {"train": 0.0, "evaluate": 0.0})
     """Time spent in this and all earlier processes of the run."""
 
@@ -48,6 +54,12 @@ class TrainingState:
     def between_optimizer_steps(self) -> bool:
         """Whether no gradient is pending: the only moments at which the state may be saved."""
         return self.iteration % self.accumulate == 0 or self.iteration == self.iterations
+
+    @property
+    def epochs_without_checkpoint(self) -> int:
+        """Epochs that may end before the first checkpoint of a run is whole: it waits for an optimizer step."""
+        first = -(-self.iterations_per_epoch // self.accumulate) * self.accumulate
+        return min(first, self.iterations) // self.iterations_per_epoch
 
     def networks(self) -> dict[str, tuple[nn.Module, nn.Module | None]]:
         """Everything that is evaluated, by predictor name: those of the step, and `ema`."""
@@ -67,6 +79,8 @@ class TrainingState:
             "updates": self.updates,
             "best": self.best,
             "seconds": dict(self.seconds),
+            "records": list(self.records),
+            "data": self.data,
             "totals": processes.gather(self.totals.state()),
             "step": self.step.saved_state(),
             "ema": self.ema.state_dict() if self.ema else None,
@@ -84,21 +98,44 @@ class TrainingState:
                 "optimizer.lr, --set train.clip_grad=1.0, or --set train.precision=fp32"
             )
 
-    def load(self, state: Mapping[str, Any], processes: Processes) -> None:
-        """Continue from what `saved` gave, on this or another number of processes. Raises CheckpointError."""
+    def check_data(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on from `state` with other data sets than it was trained on. Raises CheckpointError."""
+        for name, found in state["data"].items():
+            now = self.data.get(name, found)
+            if now != found:
+                counts = f"it had {found['samples']} images and has {now['samples']} now"
+                same = f"it has {now['samples']} images as before, but other ones or other labels"
+                raise CheckpointError(
+                    f"the {name} set has changed since the checkpoint was written: "
+                    f"{same if now['samples'] == found['samples'] else counts}. {_OTHER_DATA}"
+                )
         if state["iterations_per_epoch"] != self.iterations_per_epoch:
             raise CheckpointError(
                 f"the checkpoint was written with {state['iterations_per_epoch']} iterations per epoch, and now there "
-                f"are {self.iterations_per_epoch}: the training set has changed. Put it back, or start a new run in a "
-                "folder of its own: --set run.dir=PATH"
+                f"are {self.iterations_per_epoch}. {_OTHER_DATA}"
+            )
+
+    def load(self, state: Mapping[str, Any], processes: Processes) -> None:
+        """Continue from what `saved` gave, on this or another number of processes. Raises CheckpointError."""
+        begun = state["epoch"] * self.iterations_per_epoch
+        if not begun <= state["iteration"] <= min(begun + self.iterations_per_epoch, self.iterations):
+            raise CheckpointError(
+                f"the checkpoint says epoch {state['epoch']}, iteration {state['iteration']}, which is no place in a "
+                f"run of {self.epochs} epochs of {self.iterations_per_epoch} iterations"
             )
         self.step.load_saved_state(state["step"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            if self.ema:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except Exception as error:  # torch and timm raise whatever a missing or wrong entry leads to
+            raise CheckpointError(
+                "the saved optimizer, loss scaler or averaged weights do not fit this network: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
         self.epoch, self.iteration, self.updates = state["epoch"], state["iteration"], state["updates"]
-        self.best, self.seconds = state["best"], dict(state["seconds"])
+        self.best, self.seconds, self.records = state["best"], dict(state["seconds"]), list(state["records"])
         self._load_totals(state["totals"], processes)
 
     def _load_totals(self, totals: list[dict[str, Any]], processes: Processes) -> None:

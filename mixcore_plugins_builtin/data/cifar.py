@@ -12,7 +12,7 @@ from attrs.validators import in_
 from torch import Tensor
 from torchvision import datasets
 
-from mixcore.api import Data, DataError, PaddingMode, all_positive, hookimpl
+from mixcore.api import PLACE, Data, DataError, PaddingMode, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import decode_all
 from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
 from mixcore_plugins_builtin.data.options import (
@@ -41,9 +41,9 @@ class _Cifar(ResidentOptions):
     dataset: ClassVar[Any]
     num_classes: ClassVar[int]
 
-    root: str = "data"
+    root: str = attrs.field(default="data", metadata=PLACE)
     """Folder that holds torchvision's folder of the set, or train/<class>/ and test/<class>/ with image files."""
-    download: bool = False
+    download: bool = attrs.field(default=False, metadata=PLACE)
     """Let torchvision fetch the set into `root` where it is missing."""
     on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
     """An image file that cannot be decoded: "refuse" stops, "skip" leaves it out and says so."""

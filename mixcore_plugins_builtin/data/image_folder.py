@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixcore.api import Data, Task, UnreadableSampleError, all_positive, hookimpl
+from mixcore.api import PLACE, Data, Task, UnreadableSampleError, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import open_rgb
 from mixcore_plugins_builtin.data.folder_transforms import (
     Interpolation,
@@ -101,7 +101,7 @@ class ImageFolder:
 
     role = "data"
 
-    root: str = "data"
+    root: str = attrs.field(default="data", metadata=PLACE)
     """Folder that holds the two splits."""
     train: str = "train"
     """Folder of the training split below `root`."""

@@ -9,7 +9,7 @@ import attrs
 from attrs.validators import in_, optional
 from torch import Tensor
 
-from mixcore.api import ConfigError, Data, DataError, hookimpl
+from mixcore.api import PLACE, ConfigError, Data, DataError, hookimpl
 from mixcore_plugins_builtin.data.cache import cached
 from mixcore_plugins_builtin.data.decode import irregular
 from mixcore_plugins_builtin.data.options import MOST_CLASSES, OnCorrupt, ResidentOptions, between, data_path, found
@@ -28,7 +28,7 @@ class Parquet(ResidentOptions):
 
     role = "data"
 
-    root: str = "data"
+    root: str = attrs.field(default="data", metadata=PLACE)
     """Folder that holds the files; the patterns below are relative to it."""
     train: str = "train-*.parquet"
     """Pattern of the training files; `**/` reaches folders below."""
@@ -40,7 +40,7 @@ class Parquet(ResidentOptions):
     """Column of the labels; empty: `fine_label` or `label`, whichever there is."""
     num_classes: int | None = attrs.field(default=None, validator=optional(between(2, MOST_CLASSES)))
     """Classes; where not given, the class names in the files' metadata, or else the highest training label plus 1."""
-    cache: str = ""
+    cache: str = attrs.field(default="", metadata=PLACE)
     """Folder for the decoded images; empty: none. Where it cannot be written, the run goes on without."""
     on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
     """An image that cannot be decoded: "refuse" stops, "skip" leaves it out and says so."""

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torchvision import datasets
 
-from mixcore.api import Data, DataError, all_positive, hookimpl
+from mixcore.api import PLACE, Data, DataError, all_positive, hookimpl
 from mixcore_plugins_builtin.data.options import (
     MOST_SIDE,
     ResidentOptions,
@@ -60,9 +60,9 @@ class FashionMNIST(ResidentOptions):
 
     role = "data"
 
-    root: str = "data"
+    root: str = attrs.field(default="data", metadata=PLACE)
     """Folder that holds FashionMNIST/raw/ with the four idx files."""
-    download: bool = False
+    download: bool = attrs.field(default=False, metadata=PLACE)
     """Let torchvision fetch the set into `root` where it is missing."""
     crop_padding: int = attrs.field(default=2, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""
@@ -97,9 +97,9 @@ class STL10(ResidentOptions):
 
     role = "data"
 
-    root: str = "data"
+    root: str = attrs.field(default="data", metadata=PLACE)
     """Folder that holds stl10_binary/."""
-    download: bool = False
+    download: bool = attrs.field(default=False, metadata=PLACE)
     """Let torchvision fetch the set into `root` where it is missing."""
     crop_padding: int = attrs.field(default=12, validator=between(0, MOST_SIDE))
     """Pixels added on every side before a random crop of the original size; 0: no crop."""

@@ -146,10 +146,43 @@ def test_the_resolved_file_reads_back_as_itself(load: Callable[..., Loaded], tmp
 def test_the_digest_is_of_what_determines_the_numbers(load: Callable[..., Loaded]) -> None:
     text = '[mix]\nname = "shape"'
     digest = load(text).digest
-    assert load(text, ["run.dir=x", "run.device=cpu", "data.workers=3"]).digest == digest
+    comfort = ["run.dir=x", "run.device=cpu", "data.workers=3", "train.log_every=7", "eval.batch_size=3"]
+    assert load(text, comfort).digest == digest
     assert load(text, ["mix.alpha=1"]).digest == digest, "1 and 1.0 are the same number here"
     for override in ("mix.alpha=0.5", "seed=1", "mix.probability=0.9", "labels.name=faded"):
         assert load(text, [override]).digest != digest, override
+    assert load(text, ["seed=1"]).experiment == load(text).experiment != digest
+
+
+def test_options_marked_as_places_are_in_no_digest(install: Callable[..., None], load: Callable[..., Loaded]) -> None:
+    source = """
+import attrs
+from mixcore.api import PLACE, hookimpl
+
+@attrs.frozen(kw_only=True)
+class Store:
+    folder: str = attrs.field(default="", metadata=PLACE)
+    size: int = 1
+
+@attrs.define(eq=False, kw_only=True)
+class Placed:
+    role = "mix"
+    root: str = attrs.field(default="data", metadata=PLACE)
+    depth: int = 1
+    store: Store = Store()
+
+    @hookimpl
+    def generate_mix(self):
+        pass
+"""
+    install({"placed": "placed_mix:Placed"}, {"placed_mix": source})
+    text = '[[mix]]\nname = "shape"\n[[mix]]\nname = "placed"\n[mix.store]\nsize = 2\n'
+    loaded = load(text)
+    assert loaded.places == {("mix", 1, "root"), ("mix", 1, "store", "folder")}
+    assert load(text.replace("size = 2", 'size = 2\nfolder = "elsewhere"')).digest == loaded.digest
+    assert load(text.replace("size = 2", "size = 3")).digest != loaded.digest
+    assert load(text.replace('"placed"', '"placed"\nroot = "elsewhere"')).digest == loaded.digest
+    assert load(text.replace('"placed"', '"placed"\ndepth = 2')).digest != loaded.digest
 
 
 def test_every_default_reads_back() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mixcore.errors import StorageError
 from mixcore.logs.pictures import denormalise, grid
 from mixcore.logs.tensorboard import TensorBoardLog
 from mixcore.types import Task
@@ -36,6 +37,46 @@ def test_a_resumed_run_hides_the_steps_that_it_repeats(tmp_path: Path) -> None:
     events = read(tmp_path)
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(0, 0), (1, 1), (2, 2), (3, 30)]
     assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2]
+
+
+def test_a_full_disk_is_told_at_once(tmp_path: Path) -> None:
+    log = TensorBoardLog(tmp_path)
+    log._file.close()
+    log._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
+    log.scalars({"train/loss": 0.5}, 1)
+    with pytest.raises(StorageError, match=r"events\.out\.tfevents.*No space left.*Make room"):
+        log.flush()
+    log.close()
+    [path] = tmp_path.glob("events.*")
+    assert read(tmp_path).Tags()["scalars"] == [], path
+
+
+def test_an_error_inside_is_not_hidden_by_the_full_disk_that_follows(tmp_path: Path) -> None:
+    def fails() -> None:
+        with TensorBoardLog(tmp_path) as log:
+            log._file.close()
+            log._file = open("/dev/full", "wb")  # noqa: SIM115 - the log closes it
+            log.scalars({"train/loss": 0.5}, 1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+
+
+def test_links_are_not_followed_and_names_cannot_be_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixcore.logs.tensorboard.time.time", lambda: 1700000000.5)
+    for _ in range(2):
+        TensorBoardLog(tmp_path).close()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len(names) == 2
+    monkeypatch.setattr("mixcore.logs.tensorboard.secrets.token_hex", lambda count: "guessed")
+    TensorBoardLog(tmp_path).close()
+    [path] = tmp_path.glob("*guessed")
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="could not be written"):
+        TensorBoardLog(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_denormalise_by_hand() -> None:

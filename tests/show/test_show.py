@@ -15,6 +15,7 @@ from PIL import Image
 
 from mixcore.cli import eval as eval_verb
 from mixcore.cli import show as show_verb
+from mixcore.cli.main import main
 from mixcore.errors import CheckpointError, ConfigError, RunFolderError, StorageError
 from mixcore.logs import sheet
 from mixcore.logs.jsonl import read_records
@@ -188,3 +189,10 @@ def test_show_of_a_run_folder_takes_its_best_weights(
     assert all(torch.equal(value, found[name]) for name, value in best.items())
     with pytest.raises(RunFolderError, match=r"is no run folder: it has no config\.toml"):
         show(trained / "checkpoints")
+
+
+def test_show_of_a_run_judged_by_its_averaged_weights(config: Path) -> None:
+    config.write_text(config.read_text() + '[eval]\npredictor = "ema"\n')
+    assert main(["run", str(config), "--set", "schedule.epochs=1"]) == 0
+    assert show("runs/tiny", "--rows", "1").strip() == "tiny.png"
+    assert "ema" in evaluate("runs/tiny")

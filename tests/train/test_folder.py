@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from typing import Any, BinaryIO
 import pytest
 
 from mixcore.errors import RunFolderError, StorageError
-from mixcore.train.folder import RunFolder, differences, replace_file
+from mixcore.files import replace_file
+from mixcore.logs.jsonl import append_line, restore_lines
+from mixcore.train.folder import RunFolder, differences
 
 TREE: dict[str, Any] = {"seed": 0, "mix": [{"name": "cutmix", "alpha": 0.2}], "run": {"dir": "a"}}
 
@@ -24,6 +28,16 @@ def test_differences_name_keys_as_a_person_types_them() -> None:
         'mix.name is "cutmix" there and "mixup" now',
     ]
     assert differences(TREE, {**TREE, "run": {"dir": "c"}}) == []
+    moved = {
+        **TREE,
+        "data": {"root": "b", "size": 8, "workers": 2},
+        "train": {"log_every": 2},
+        "eval": {"batch_size": 1},
+    }
+    here = {**TREE, "data": {"root": "a", "size": 8, "workers": 0}, "train": {"log_every": 1}, "eval": {}}
+    assert differences(here, moved) == ['data.root is "a" there and "b" now']
+    assert differences(here, moved, {("data", "root")}) == []
+    assert differences(TREE, other, {("mix", 0, "alpha")})[0].startswith("mix.beta")
     longer = differences(TREE, {**TREE, "mix": [*TREE["mix"], {"name": "mixup"}]})
     assert 'mix[1].name is absent there and "mixup" now' in longer
 
@@ -90,3 +104,114 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path: Path) ->
         other.kill()
     with RunFolder(tmp_path).held():
         pass
+
+
+NAMES = (
+    "config.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "summary.json",
+    ".lock",
+    "checkpoints/last.pt",
+    "checkpoints/previous.pt",
+    "checkpoints/best.pt",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", ["precious", "nowhere"])
+def test_a_link_in_place_of_a_file_of_the_run_is_refused(tmp_path: Path, name: str, target: str) -> None:
+    (tmp_path / "precious").write_text("mine")
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    (folder.path / name).symlink_to(tmp_path / target)
+    with pytest.raises(RunFolderError, match=rf"{name}: a link .*Remove it"):
+        folder.make()
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_link_that_appears_later_is_not_followed_either(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    for path in (folder.lock, folder.metrics, folder.summary):
+        path.symlink_to(precious)
+    with pytest.raises(RunFolderError, match=r"\.lock cannot be opened: it is a link"), folder.held():
+        pass
+    with pytest.raises(StorageError, match=r"metrics\.jsonl could not be written: it is a link"):
+        append_line(folder.metrics, [], "{}")
+    with pytest.raises(StorageError, match="it is a link"):
+        restore_lines(folder.metrics, [])
+    folder.write_json(folder.summary, {"value": math.nan})
+    assert not folder.summary.is_symlink(), "replaced, not followed"
+    assert json.loads(folder.summary.read_text()) == {"value": None}
+    assert precious.read_text() == "mine"
+
+
+def test_the_lock_is_not_emptied(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.lock.write_text("kept")
+    with folder.held():
+        assert folder.lock.read_text() == "kept"
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "scratch")
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    with folder.held():
+        folder.write_text(folder.config, "seed = 0\n")
+    assert (tmp_path / "scratch" / "config.toml").read_text() == "seed = 0\n"
+
+
+def test_temporary_names_cannot_be_guessed_and_do_not_pile_up(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.make()
+    seen = set()
+
+    def killed(file: BinaryIO) -> None:
+        [name] = [path.name for path in tmp_path.glob("config.toml.*.tmp") if path.name not in seen]
+        seen.add(name)
+        os._exit(9)
+
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            replace_file(folder.config, killed)
+        os.waitpid(child, 0)
+        seen |= {path.name for path in tmp_path.glob("config.toml.*.tmp")}
+    assert len(seen) == 3
+    (tmp_path / "notes.tmp").write_text("mine")
+    with folder.held():
+        assert [path.name for path in tmp_path.glob("*.tmp")] == ["notes.tmp"]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=rf"the folder {tmp_path}/gone is gone"):
+        replace_file(tmp_path / "gone" / "last.pt", lambda file: file.write(b"x"))
+
+
+GOOD = '{"metric": "top1", "protocol": "last", "value": null, "epochs": 1, "best": null}'
+
+
+@pytest.mark.parametrize("content", ["", GOOD[:-9], "[]", "{}", GOOD.replace("null, ", '"high", ', 1), "[" * 100_000])
+def test_a_damaged_summary_is_named(tmp_path: Path, content: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.summary.write_text(GOOD)
+    assert folder.read_summary()["best"] is None
+    folder.summary.write_text(content)
+    with pytest.raises(RunFolderError, match=r"summary\.json is damaged .*Remove it and start again"):
+        folder.read_summary()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.make()
+    folder.check_not_lost(0)
+    folder.metrics.write_text("{}\n{}\n")
+    folder.check_not_lost(2)
+    with pytest.raises(RunFolderError, match=r"holds 2 epochs, but .*checkpoints has no last\.pt .*Put a checkpoint"):
+        folder.check_not_lost(1)
