@@ -15,9 +15,16 @@ import torch
 
 import mixcore
 from mixcore.cli.main import VERBS
-from mixcore.testing import CHECKS, Harness, MixerContract, NotApplicableError, Subject, tiny_network
-from mixcore.testing.checks import checks_of
+from mixcore.testing import (
+    Harness,
+    NotApplicableError,
+    PluginContract,
+    Subject,
+    checks_of,
+    tiny_network,
+)
 from mixcore.testing.readme import code_blocks
+from mixcore.train.step import TrainingStep
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "writing_a_plugin.md"
@@ -45,6 +52,8 @@ CASES = [
     ("SalientHalf", {}),
     ("SalientHalf", {"saliency": "feature"}),
     ("SalientHalf", {"saliency": "attention"}),
+    ("LearntMask", {}),
+    ("JudgedShare", {}),
     ("Glare", {}),
 ]
 
@@ -96,14 +105,50 @@ def test_a_policy_of_the_page_goes_with_a_mixer_of_the_page(page: types.ModuleTy
 
 
 def test_the_test_classes_of_the_page_run(page: types.ModuleType) -> None:
-    classes = [found for found in vars(page).values() if isinstance(found, type) and issubclass(found, MixerContract)]
-    classes.remove(MixerContract)
-    assert len(classes) == 2
-    for cls in classes:
-        cls.plugin = page.Halves
-        for check in ("batch_sizes", "masks_are_shares"):
-            assert check in CHECKS
+    classes = [found for found in vars(page).values() if isinstance(found, type) and issubclass(found, PluginContract)]
+    own = [cls for cls in classes if cls.__module__ == MODULE]
+    assert [cls.role for cls in own] == ["mix", "mix", "labels"]
+    for cls in own:
+        cls.plugin = {"halves": page.Halves, "sharpened": page.Sharpened}[cls.plugin]
+        for check in {"mix": ("batch_sizes", "masks_are_shares"), "labels": ("label_weights",)}[cls.role]:
             cls().test_contract(check)
+
+
+def learnt_step(mixer: object) -> TrainingStep:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = tiny_network((), 5, (8, 8), 3)
+        return mixcore.create_step(model, mix=mixer, num_classes=5, iterations=9, image_size=(8, 8))
+
+
+def a_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    return torch.randn(6, 3, 8, 8, generator=rng), torch.arange(6) % 5
+
+
+def test_the_network_s_loss_trains_the_learnt_mask(page: types.ModuleType) -> None:
+    step = learnt_step(page.LearntMask(half=0.0))
+    convolution = step.parts["learntmask"]["mask"]
+    loss, report = step(*a_batch())
+    (expected,) = torch.autograd.grad(loss, [convolution.weight], retain_graph=True)
+    loss.backward()
+    assert convolution.weight.grad.abs().max() > 1e-6
+    torch.testing.assert_close(convolution.weight.grad, expected)
+    assert report.mix.images.requires_grad
+    assert not any(value.requires_grad for value in (report.loss, report.lam, report.targets.weights))
+
+
+def test_the_judge_learns_by_its_settled_loss_alone(page: types.ModuleType) -> None:
+    step = learnt_step(page.JudgedShare())
+    judge = step.parts["judgedshare"]["judge"]
+    images, labels = a_batch()
+    loss, report = step(images, labels)
+    assert not report.mix.images.requires_grad
+    (told,) = report.mix.losses.values()
+    (from_scalar,) = torch.autograd.grad(told, [judge.weight], retain_graph=True)
+    loss.backward()
+    assert judge.weight.grad.abs().max() > 0
+    assert torch.equal(judge.weight.grad, from_scalar)
 
 
 def test_links_lead_to_headings_and_files() -> None:

@@ -20,7 +20,7 @@ def every_option_is_a_field(harness: Harness) -> None:
     options, annotated = {field.name for field in attrs.fields(cls)}, dict(_annotations(cls))
     for name, base in annotated.items():
         expect(
-            name in options or "ClassVar" in base.__annotations__[name],
+            name in options or "ClassVar" in str(base.__annotations__[name]),
             f"{name} of class {base.__name__} is no option: put @attrs.define(eq=False, kw_only=True) above the class, "
             "and annotate its every attrs.field(...), without which attrs takes no other field",
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def gradient_arrives(harness: Harness) -> None:
     )
 
 
-def _arrives(harness: Harness, step: TrainingStep, parts: list[Tensor], iteration: int) -> bool:
+def _arrives(harness: Harness, step: TrainingStep, parts: Sequence[Tensor], iteration: int) -> bool:
     """Whether any part has a gradient of the loss without what the mixer added to it as Mix.losses."""
     images, labels = harness.batch(seed=iteration)
     loss, report = step(images, labels, epoch=0, iteration=iteration)

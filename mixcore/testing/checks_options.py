@@ -36,7 +36,7 @@ def every_option_value(harness: Harness) -> None:
     """Every value of every Literal and boolean option, one at a time, is built and trains."""
     tried, faults = 0, []
     for name, value in _other_values(harness.plugin):
-        subject = attrs.evolve(harness.subject, options={**harness.subject.options, name: value})
+        subject = attrs.evolve(harness.given, options={**harness.given.options, name: value})
         tried += 1
         faults += [f"with {name} = {_toml(value)}, {fault}" for fault in _faults(subject, harness.role)]
     if not tried:

@@ -97,6 +97,8 @@ class Harness:
         self.role: str = getattr(self.cls, "role", None) or "extra"
         self.plugin: Any = _instance(self.cls, subject.options, self.role)
         declared(self.plugin, self.cls.__name__)
+        self.given = subject
+        """The subject as it was given, without what the class declares for these options."""
         self.subject = _as_declared(subject, self.plugin, ROLE_DEFAULTS.get(self.role, {}))
         self.device = torch.device(subject.device)
         accepted = getattr(self.plugin, "accepts", LABEL_KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from mixcore.cli.main import main
 SOURCE = '''
 import os
 import time
+from typing import ClassVar
 
 import attrs
 import torch
@@ -25,7 +27,7 @@ class Stripes:
     """Random stripes."""
 
     role = "data"
-    built = 0
+    built: ClassVar[int] = 0
 
     classes: int = 2
     """Classes that the labels have."""
@@ -73,10 +75,52 @@ def test_a_sound_plugin_and_its_report(stripes: None, capsys: pytest.CaptureFixt
     assert main(["check", "stripes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "stripes (fake-check 1.0), data set, on cpu"
-    assert lines[1].split() == ["check", "result", "what"]
-    assert {line.split()[1] for line in lines[2:8]} == {"passed"}
-    assert [line.split()[0] for line in lines[2:4]] == ["loads", "options_round_trip"]
-    assert lines[8] == "6 passed"
+    assert lines[1].split() == ["check", "result", "time", "what"]
+    assert all(re.search(r"  passed  \d+\.\d\d s  ", line) for line in lines[2:9])
+    assert [line.split()[0] for line in lines[2:5]] == ["loads", "every_option_is_a_field", "options_round_trip"]
+    assert lines[9] == "7 passed"
+
+
+def test_only_the_checks_that_are_named_are_run(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, rows = report(capsys, "stripes", "--only", "splits_differ", "--only", "options_round_trip")
+    assert code == 0
+    assert list(rows) == ["loads", "options_round_trip", "splits_differ"]
+    assert list(report(capsys, "stripes", "--only", "loads")[1]) == ["loads"]
+
+
+def test_a_check_that_its_role_does_not_have_is_refused(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "stripes", "--only", "splits_difer"]) == 2
+    told = capsys.readouterr()
+    assert "--only splits_difer: stripes is a data set, which has no such check; did you mean" in told.err
+    assert '"splits_differ"?; its checks: every_option_is_a_field, options_round_trip' in " ".join(told.err.split())
+    assert told.out == ""
+
+
+def test_a_cause_of_several_rows_is_told_once(
+    stripes: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    details = {
+        "a": "ValueError: no luck (x.py:3: luck()); in build_data of stripes at epoch 0, iteration 1",
+        "b": "ValueError: no luck (x.py:3: luck()); in build_data of stripes",
+        "c": "something else",
+        "d": "",
+    }
+
+    def found(task: dict[str, object], seconds: float, limit: float) -> tuple[list[dict[str, object]], str]:
+        plan = {name: f"Is {name}." for name in details}
+        rows = [
+            {"check": name, "state": "failed" if said else "passed", "detail": said} for name, said in details.items()
+        ]
+        return [{"check": "loads", "state": "passed", "plan": plan, "role": "data"}, *rows], ""
+
+    monkeypatch.setattr("mixcore.cli.check._run", found)
+    assert main(["check", "stripes"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "cause 1, of 2 failed checks: ValueError: no luck (x.py:3: luck())"
+    assert [line.split("  ")[-1] for line in lines[3:]][:5] == [
+        "Is found, imported, and built with its options.",
+        *("cause 1", "cause 1", "something else", "Is d."),
+    ]
 
 
 def test_a_check_that_ends_its_process_is_a_row(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,6 @@ class TestContractPair(MixerContract):
 class TestContractHalf(MixerContract):
     plugin = "mixup_cutmix"
     options = {"mode": "half"}
-    keeps_rows = False
     left_out = ("two_processes", "probability_of_mixing", *ODD)
 
 

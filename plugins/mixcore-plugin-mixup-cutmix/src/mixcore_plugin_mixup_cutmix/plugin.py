@@ -93,8 +93,8 @@ class MixupCutMix:
 
     @property
     def contract(self) -> dict[str, bool]:
-        """Label weights that were drawn are not the mean of the mask."""
-        return {"lam_is_mask_mean": self._corrects}
+        """Label weights that were drawn are not the mean of the mask; halves have half as many mixed images."""
+        return {"lam_is_mask_mean": self._corrects, "keeps_rows": self.mode != "half"}
 
     @hookimpl
     def generate_mix(self, images: Tensor, step: Step, rng: Generator) -> Mix:
