@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -114,4 +114,6 @@ def _counts(value: object) -> bool:
 
 
 def _finite(values: object, count: int) -> bool:
-    return isinstance(values, Sequence) and len(values) == count and all(math.isfinite(value) for value in values)
+    if not isinstance(values, Sequence) or len(values) != count:
+        return False
+    return all(isinstance(value, Real) and math.isfinite(value) for value in values)

@@ -121,16 +121,9 @@ def test_what_is_no_regular_file_is_refused_by_name_before_anything_is_read(root
 def test_what_is_no_regular_file_is_skipped_and_never_waited_for(root, words, caplog):
     IRREGULAR[words](root / "train" / "bee" / "odd.png")
     plugin = ImageFolder(root=str(root), size=8, on_corrupt="skip")
+    shares = {"batch_size": 1, "drop_last": True, "seed": 0, "rank": 0, "world": 1}
     loader = build_train_loader(
-        plugin.build_data(),
-        batch_size=1,
-        workers=0,
-        drop_last=True,
-        seed=0,
-        rank=0,
-        world=1,
-        device=torch.device("cpu"),
-        channels_last=False,
+        plugin.build_data(), workers=0, device=torch.device("cpu"), channels_last=False, **shares
     )
     with caplog.at_level(logging.WARNING, "mixcore"):
         assert len(list(loader.epoch(0))) == 19

@@ -161,6 +161,8 @@ def test_a_signal_to_stop_is_no_fault_of_the_data(workers):
     [
         ({"mean": (float("nan"),)}, "mean"),
         ({"mean": (0.0, 0.0)}, "mean"),
+        ({"mean": ("0.5",)}, "mean"),
+        ({"std": 0.5}, "std"),
         ({"std": (0.0,)}, "std"),
         ({"std": (-1.0,)}, "std"),
         ({"std": (float("inf"),)}, "std"),

@@ -261,3 +261,47 @@ def test_options_that_cannot_be_are_refused_with_their_key(name, key, value, ima
     assert key in said
     assert "Traceback" not in said
     assert len(said) < 2000
+
+
+LEAVER = """
+import os
+import sys
+
+import attrs
+import torch
+from mixcore.api import Data, Task, hookimpl
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, act):
+        self.act = act
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        if index == 17 and self.act == "leave":
+            sys.exit(0)
+        if index == 17 and self.act == "die":
+            os._exit(0)
+        return torch.zeros(3, 8, 8), index % 3
+
+@attrs.define(eq=False, kw_only=True)
+class Leaver:
+    role = "data"
+    act: str = ""
+
+    @hookimpl
+    def build_data(self):
+        task = Task(num_classes=3, in_channels=3, image_size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+        return Data(train=Images(self.act), validation=Images(""), task=task)
+"""
+
+
+@pytest.mark.parametrize(("act", "workers"), [("leave", 0), ("leave", 1), ("die", 1)])
+def test_a_data_set_that_exits_ends_the_run_with_1_and_its_name(act, workers, toy_config, install, capfd):
+    install({"leaver": "leaver_data:Leaver"}, {"leaver_data": LEAVER})
+    settings = ("data.name=leaver", f"data.act={act}", f"data.workers={workers}")
+    assert main(["run", str(toy_config), *(part for setting in settings for part in ("--set", setting))]) == 1
+    said = capfd.readouterr().err
+    assert "leaver_data.Images" in said
+    assert "Traceback" not in said
