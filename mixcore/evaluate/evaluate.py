@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mixcore.evaluate.metrics import Counts, reduce_counts
+from mixcore.evidence.network import Network
 from mixcore.types import Task
 
 __all__ = ["EvalLoader", "Predictors", "evaluate", "evaluation_mode"]
@@ -41,14 +42,21 @@ def evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def evaluate(
-    predictors: Predictors, loader: EvalLoader, *, task: Task, device: torch.device, precision: str
+    predictors: Predictors,
+    loader: EvalLoader,
+    *,
+    task: Task,
+    device: torch.device,
+    precision: str,
+    compiled: Mapping[nn.Module, Network] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Per predictor the metrics of :data:`mixcore.evaluate.metrics.METRICS`, over all processes.
 
     Accuracies are in percent and count every image that the loaders of all processes give, once. All processes must
     call this together: buffers (BatchNorm statistics) are first made those of rank 0, and the sums are reduced at the
-    end. `precision` is fp32, bf16 or fp16: what the networks run under; losses are computed in float32. Parameters,
-    buffers and the mode of every submodule are as before, generators untouched.
+    end. `precision` is fp32, bf16 or fp16: what the networks run under; losses are computed in float32. A network that
+    `compiled` knows runs as it does there, the others as they are. Parameters, buffers and the mode of every submodule
+    are as before, generators untouched.
     """
     heads = _by_network(predictors)
     modules = [*heads, *(head for named in heads.values() for head in named.values() if head is not None)]
@@ -58,7 +66,7 @@ def evaluate(
         for images, labels in loader.epoch(0):
             for network, named in heads.items():
                 with _autocast(device, precision):
-                    outputs = _outputs(network, named, images)
+                    outputs = _outputs(network, named, images, (compiled or {}).get(network))
                 for name, logits in outputs.items():
                     counts[name].add(logits.float(), labels)
     return reduce_counts(counts)
@@ -72,13 +80,19 @@ def _by_network(predictors: Predictors) -> dict[nn.Module, dict[str, nn.Module |
     return networks
 
 
-def _outputs(network: Any, heads: Mapping[str, nn.Module | None], images: Tensor) -> dict[str, Tensor]:
+def _outputs(
+    network: Any, heads: Mapping[str, nn.Module | None], images: Tensor, compiled: Network | None
+) -> dict[str, Tensor]:
     """Logits [N,K] per head of one network, from one pass over the images [N,C,H,W]."""
-    if all(head is None for head in heads.values()):  # a compiled network is compiled in its forward only
+    own = all(head is None for head in heads.values())
+    if own and compiled is None:
         return dict.fromkeys(heads, network(images))
-    features = network.forward_features(images)
-    pooled = network.forward_head(features, pre_logits=True)
-    return {name: network.forward_head(features) if head is None else head(pooled) for name, head in heads.items()}
+    runs = network if compiled is None else compiled
+    features = runs.forward_features(images)
+    if own:
+        return dict.fromkeys(heads, runs.forward_head(features))
+    pooled = runs.forward_head(features, pre_logits=True)
+    return {name: runs.forward_head(features) if head is None else head(pooled) for name, head in heads.items()}
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

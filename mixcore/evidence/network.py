@@ -50,6 +50,7 @@ def _pools_positions(module: nn.Module) -> bool:
 class Network:
     """Runs `module`, which has timm's forward_features and forward_head; its parameters and state stay with it.
 
+    Both methods are here as the run calls them, compiled where it compiles, for who opens the precision himself.
     `stages` and `attention` declare what forwards may ask for later: their taps are set here, before compiling.
     `autocast` opens the precision that the network runs under; `loss_scale` says what a loss is multiplied with while a
     gradient of it passes a float16 network. ConfigError for a stage or attention that it lacks.
@@ -77,10 +78,11 @@ class Network:
         tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
         self._taps = Taps(module, tapped, attention, compile)
         methods: Any = module
-        self._features: Callable[..., Tensor] = methods.forward_features
-        self._head: Callable[..., Tensor] = methods.forward_head
+        self.forward_features: Callable[..., Tensor] = methods.forward_features
+        self.forward_head: Callable[..., Tensor] = methods.forward_head
         if compile:
-            self._features, self._head = torch.compile(self._features), torch.compile(self._head)
+            self.forward_features = torch.compile(self.forward_features)
+            self.forward_head = torch.compile(self.forward_head)
 
     def forward(
         self,
@@ -108,7 +110,7 @@ class Network:
             raise MixcoreError('attention was not declared; write needs = frozenset({"attention"}) in the plugin class')
         with self._autocast():
             with self._taps.listening(read, tapped, transform, attention) as heard:
-                features = self._features(images)
+                features = self.forward_features(images)
             if transform is not None and at == FEATURES:
                 with autocast_off(features.device):
                     features = transform(features)
@@ -130,7 +132,7 @@ class Network:
     def logits(self, features: Tensor) -> Tensor:
         """[M,K] float32: what the network's own head makes of `features`, as forward_features gave them."""
         with self._autocast():
-            return self._head(features).float()
+            return self.forward_head(features).float()
 
     def gradient_scale(self, device: torch.device) -> Tensor | float:
         """What to multiply a loss of this network with before its gradient is taken, and divide by afterwards."""
@@ -154,6 +156,6 @@ class Network:
 
         def pool(features: Tensor) -> Tensor:
             with torch.set_grad_enabled(grad), mode(self.module, training), self._autocast():
-                return self._head(features, pre_logits=True).float()
+                return self.forward_head(features, pre_logits=True).float()
 
         return pool

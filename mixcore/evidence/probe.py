@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -25,6 +26,13 @@ SALIENCY = ("input_grad", "feature", "class_activation", "attention", "spectral_
 LAST_STAGE: Stage = -1
 
 Value = TypeVar("Value")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compiled once per process; the cache of torch.compile belongs to what it returns."""
+    return torch.compile(function)
 
 
 def saliency_needs(name: str) -> frozenset[str]:
@@ -53,10 +61,12 @@ class Probe:
         criterion: Callable[[Tensor, Targets], Tensor],
         autocast: Callable[[], AbstractContextManager[None]],
         memo: MutableMapping[Any, Any] | None = None,
+        compile: bool = False,  # noqa: A002 - the word of the configuration
     ) -> None:
         self._network, self._parts = network, parts
         self._criterion, self._autocast = criterion, autocast
         self._memo: MutableMapping[Any, Any] = {} if memo is None else memo
+        self._compile = compile
 
     @property
     def model(self) -> nn.Module:
@@ -166,6 +176,15 @@ class Probe:
     def autocast(self) -> AbstractContextManager[None]:
         """The run's autocast, for a plugin that wants it: hooks run with autocast off."""
         return self._autocast()
+
+    def compiled(self, function: Function) -> Function:
+        """`function` through torch.compile where the run compiles its networks, and as it is elsewhere.
+
+        For a pure function of tensors that stands in a module (not a closure, which would be compiled anew each time),
+        takes its draws as tensors and reads nothing on the host. Where the shapes of its tensors change it is compiled
+        again. Its results may then differ in rounding.
+        """
+        return _compiled(function) if self._compile else function
 
     # --- how it is done ----------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ def build_step(
         stages=_unique(stage for calls in reads for stage in _declared(calls, "stages")),
         attention=any("attention" in _declared(calls, "needs") for calls in reads),
         precision=kind,
+        compile=compile,
         overwrite=tuple(owns_batch and not _looks_back(plugins, mixer) for mixer in plugins.mixers),
     )
     return TrainingStep(

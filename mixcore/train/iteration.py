@@ -66,6 +66,8 @@ class Machinery:
     attention: bool
     """Whether they keep attention."""
     precision: Precision
+    compile: bool
+    """Whether networks, and functions that plugins give to the probe, go through torch.compile."""
     overwrite: tuple[bool, ...]
     """Per mixer: whether it may write into the batch, because nobody looks at the batch afterwards."""
 
@@ -275,5 +277,10 @@ class Iteration:
 
     def _probe(self, plugin: Installed) -> Probe:
         return Probe(
-            self._machinery.network, plugin.networks, self._loss, self._machinery.precision.autocast, self._memo
+            self._machinery.network,
+            plugin.networks,
+            self._loss,
+            self._machinery.precision.autocast,
+            self._memo,
+            compile=self._machinery.compile,
         )

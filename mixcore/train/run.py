@@ -179,12 +179,14 @@ class _Run:
         """Evaluate, record, and count the epoch as finished; `speed` in images per second of training."""
         state, task = self.state, self.session.task
         began = time.monotonic()
+        predictors = state.networks()
         metrics = evaluate(
-            state.networks(),
+            predictors,
             self.session.validation,
             task=task,
             device=self.processes.device,
             precision=self.loaded.config.train.precision,
+            compiled=state.step.compiled(network for network, _ in predictors.values()),
         )
         state.seconds["evaluate"] += time.monotonic() - began
         together = Totals(self.loaded.config.train.precision)

@@ -6,13 +6,14 @@ run networks several times and gradients still agree on all processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mixcore.errors import CheckpointError
+from mixcore.evidence.network import Network
 from mixcore.train.iteration import Iteration, Machinery, Report
 from mixcore.train.optimizer import Trained, caller_groups
 from mixcore.types import Mix, Part, Step, Targets
@@ -48,6 +49,7 @@ class TrainingStep(nn.Module):
         self._seed, self._epochs, self._iterations, self._rank = seed, epochs, iterations, rank
         self._next = 0
         self._last: Step | None = None
+        self._compiled: dict[nn.Module, Network] = {}
         self.train()
 
     # --- the iteration -----------------------------------------------------------------------------------------------
@@ -156,6 +158,18 @@ class TrainingStep(nn.Module):
         for one in self._machinery.installed:
             found.update(one.calls.predictors(model=self.model, modules=one.modules))
         return found
+
+    def compiled(self, modules: Iterable[nn.Module]) -> Mapping[nn.Module, Network]:
+        """Where the run compiles, each of the networks as it is run: those of the step, and others made like them."""
+        if not self._machinery.compile:
+            return {}
+        if not self._compiled:
+            parts = (network for one in self._machinery.installed for network in one.networks.values())
+            self._compiled = {network.module: network for network in (self._machinery.network, *parts)}
+        for module in modules:
+            if module not in self._compiled:
+                self._compiled[module] = Network(module, compile=True)
+        return self._compiled
 
     # --- state -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mixcore.evaluate.evaluate import evaluate, evaluation_mode
+from mixcore.evidence.network import Network
 from mixcore.types import Task
 
 CPU = torch.device("cpu")
@@ -81,6 +83,30 @@ def test_one_pass_per_network_serves_all_its_heads() -> None:
             assert found[name]["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found["model"]["count"] == 53
     assert found["model"] != found["ema"]
+
+
+def test_a_compiled_network_is_evaluated_as_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def compile_by_name(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*given: Any, **named: Any) -> Tensor:
+            called.append(function.__name__)
+            return function(*given, **named)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_by_name)
+    net, other, head = network(), network(1), nn.Linear(8, 6)
+    predictors = {"model": (net, None), "second": (net, head), "ema": (other, None)}
+    told = {"task": TASK, "device": CPU, "precision": "fp32"}
+    plain = evaluate(predictors, Batches(*images_and_labels(), 53), **told)
+    assert called == []
+    compiled = {one: Network(one, compile=True) for one in (net, other)}
+    net.passes = 0
+    found = evaluate(predictors, Batches(*images_and_labels(), 53), **told, compiled=compiled)
+    assert found == plain
+    assert called == ["forward_features", "forward_head", "forward_head", "forward_features", "forward_head"]
+    assert net.passes == 1
 
 
 def test_leaves_modes_buffers_and_generators_as_they_were() -> None:

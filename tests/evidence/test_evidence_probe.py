@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -343,6 +343,27 @@ def test_each_is_computed_once_for_a_batch(images, labels) -> None:
     assert len(forwards) == 3
     Probe(network, {}, criterion, nullcontext).input_gradient(images, labels)
     assert len(forwards) == 4
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    return 2 * tensor
+
+
+def test_a_function_is_compiled_once_where_the_run_compiles_and_else_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def compile_once(function: Callable[..., Any]) -> Callable[..., Any]:
+        made.append(function)
+        return lambda *given: function(*given)
+
+    monkeypatch.setattr(torch, "compile", compile_once)
+    network = Network(resnet())
+    plain = Probe(network, {}, criterion, nullcontext)
+    assert plain.compiled(doubled) is doubled
+    first, second = (Probe(network, {}, criterion, nullcontext, compile=True) for _ in range(2))
+    assert first.compiled(doubled) is second.compiled(doubled) is not doubled
+    assert made == [doubled]
+    assert float(first.compiled(doubled)(torch.tensor(3.0))) == 6.0
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -259,6 +259,27 @@ def test_gradients_are_freed_before_the_forward_on_accelerators_alone() -> None:
     assert [frees_gradients_first(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [False, True, True]
 
 
+# --- compiled runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_compiles_evaluates_all_its_networks_compiled(
+    toy_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda function: (made.append(function), function)[1])
+    state = fixture(toy_config, "train.ema_decay=0.9").session.state
+    assert state.step.compiled(network for network, _ in state.networks().values()) == {}
+    state = fixture(toy_config, "train.ema_decay=0.9", "train.compile=true").session.state
+    networks = [network for network, _ in state.networks().values()]
+    compiled = state.step.compiled(networks)
+    assert set(networks) <= compiled.keys()
+    assert state.ema is not None
+    assert {id(state.step.model), id(state.ema.module)} <= {id(function.__self__) for function in made}
+    count = len(made)
+    assert state.step.compiled(networks) == compiled
+    assert len(made) == count, "nothing is compiled anew at every evaluation"
+
+
 # --- float16 ---------------------------------------------------------------------------------------------------------
 
 

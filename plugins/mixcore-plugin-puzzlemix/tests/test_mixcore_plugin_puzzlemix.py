@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import attrs
 import gco
@@ -21,6 +22,7 @@ from mixcore_plugin_puzzlemix import (
     solve_exactly,
     solve_relaxed,
 )
+from mixcore_plugin_puzzlemix.relaxed import turn
 
 import mixcore
 from mixcore.api import OptionValueError, block_shares, transport_blocks
@@ -217,6 +219,37 @@ def test_forty_iterations_two_sweeps_and_the_extrapolation_are_needed_and_enough
     energy = energy_of(images, partner, random_shares(32, 16, 4, power=4), 0.4)
     found, longer = energy.of(solve(energy)), energy.of(solve_relaxed(energy, 500))
     assert ((found - longer) / longer).mean() < 1.5e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_compiled_iteration_gives_the_same_labels(labels):
+    """Traced whole, without a break; the compiler's own kernels only round differently."""
+    compiled = torch.compile(turn, backend="aot_eager", fullgraph=True)
+    energy = some_energy(4, labels)
+    assert torch.equal(solve_relaxed(energy, 20, compiled), solve_relaxed(energy, 20))
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_iteration_is_compiled_where_the_run_is(monkeypatch, compiles):
+    called: list[Any] = []
+
+    def compile_by_name(function):
+        def run(*given, **named):
+            called.append(function.__name__)
+            return function(*given, **named)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_by_name)
+    monkeypatch.setattr(torch.compiler, "disable", lambda hook: hook)
+    images, labels = batch(size=32)
+    mix = {"name": "puzzlemix", "saliency": "fine_grained"}
+    step = mixcore.create_step(network(), mix=mix, num_classes=5, iterations=9, image_size=(32, 32), compile=compiles)
+    for _ in range(8):  # some of them on narrow grids, which are solved exactly
+        step(images, labels)
+    assert called.count("turn") >= 40 * compiles
+    assert ("turn" in called) is compiles
 
 
 def swap_moves(energy):

@@ -32,6 +32,7 @@ from mixcore.api import (
 )
 from mixcore_plugin_puzzlemix.adversarial import add_noise, adversarial_noise, uniform_noise
 from mixcore_plugin_puzzlemix.puzzle import assemble, puzzle_masks
+from mixcore_plugin_puzzlemix.relaxed import turn
 
 __all__ = ["PuzzleMix"]
 
@@ -130,6 +131,7 @@ class PuzzleMix:
                 eta=self.eta,
                 neighbourhood=self.neigh_size,
                 std=std,
+                one_turn=probe.compiled(turn),
             )
             moved = None
             if self.transport:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mixcore.api import combine_blocks, transport_blocks
 from mixcore_plugin_puzzlemix.energy import Energy, boundaries, prior_costs, puzzle_energy
 from mixcore_plugin_puzzlemix.exact import solve_exactly
-from mixcore_plugin_puzzlemix.relaxed import solve_relaxed
+from mixcore_plugin_puzzlemix.relaxed import Turn, solve_relaxed
 
 __all__ = ["assemble", "puzzle_masks", "solve"]
 
@@ -19,12 +19,15 @@ LARGEST_STATE = 256
 256 states 10 ms, 6561 (8x8 blocks of 3 labels) 350 ms."""
 
 
-def solve(energy: Energy) -> Tensor:
-    """Labels [n,n,N], float32: exactly where rows have few states, else nearly (gaps: README)."""
+def solve(energy: Energy, one_turn: Turn | None = None) -> Tensor:
+    """Labels [n,n,N], float32: exactly where rows have few states, else nearly (gaps: README).
+
+    `one_turn` is the iteration of the second way, compiled; absent: as it is.
+    """
     labels, blocks = energy.unary.shape[:2]
     if labels**blocks <= LARGEST_STATE:
         return solve_exactly(energy)
-    return solve_relaxed(energy, iterations=40 if labels > 2 else 100)
+    return solve_relaxed(energy, iterations=40 if labels > 2 else 100, one_turn=one_turn)
 
 
 @torch.no_grad()
@@ -40,16 +43,17 @@ def puzzle_masks(
     eta: float = 0.2,
     neighbourhood: int = 4,
     std: Sequence[float],
+    one_turn: Turn | None = None,
 ) -> Tensor:
     """The weight of each own block, [N,1,n,n] float32 in {0, 1/(labels-1), .., 1}.
 
     `images` [N,C,H,W], `partner` int64 [N], `shares` [N,n,n] the share of each block in its image's saliency, `lam` the
-    wanted mean weight. `std` per channel is what pixels in [0,1] were divided by.
+    wanted mean weight. `std` per channel is what pixels in [0,1] were divided by. `one_turn` goes to :func:`solve`.
     """
     down, right = boundaries(images, partner, shares.shape[1], std, neighbourhood)
     prior = prior_costs(lam, labels)
     energy = puzzle_energy(shares, partner, down, right, prior, beta=beta, gamma=gamma, eta=eta)
-    return (solve(energy) / (labels - 1)).permute(2, 0, 1)[:, None].contiguous()
+    return (solve(energy, one_turn) / (labels - 1)).permute(2, 0, 1)[:, None].contiguous()
 
 
 @torch.no_grad()

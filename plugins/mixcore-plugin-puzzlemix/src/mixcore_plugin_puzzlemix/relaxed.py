@@ -7,6 +7,7 @@ primal-dual algorithm for convex problems with applications to imaging", 2011.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +15,33 @@ from torch import Tensor
 
 from mixcore_plugin_puzzlemix.energy import Energy
 
-__all__ = ["descend", "relax", "solve_relaxed"]
+__all__ = ["Turn", "descend", "relax", "solve_relaxed", "turn"]
 
 THRESHOLDS = (0.25, 0.5, 0.75)
 SWEEPS = 2
 
 
-def solve_relaxed(energy: Energy, iterations: int) -> Tensor:
+Turn = Callable[..., None]
+"""What :func:`turn` is, itself or compiled."""
+
+
+def solve_relaxed(energy: Energy, iterations: int, one_turn: Turn | None = None) -> Tensor:
     """Labels [n,n,N], float32, of nearly least energy: the best of three roundings of :func:`relax`."""
-    relaxed = relax(energy, iterations)
+    relaxed = relax(energy, iterations, one_turn)
     rounded = torch.stack([(relaxed + threshold).floor_() for threshold in THRESHOLDS])
     return _best(energy, descend(energy, rounded.clamp_(0, energy.top), SWEEPS))
 
 
-def relax(energy: Energy, iterations: int) -> Tensor:
+def relax(energy: Energy, iterations: int, one_turn: Turn | None = None) -> Tensor:
     """Minimiser [n,n,N] in [0,K] of the energy with unary costs and pulls joined by straight lines between integers.
 
     `y` are the dual variables of all pairs of neighbours in units of the step; `x` the labels less K - 1, so that what
     is cut out of them begins at 0. A pull rises beyond a difference of K as it did before: no labels differ by more,
-    and y stays within bounds.
+    and y stays within bounds. `one_turn` is :func:`turn` or that compiled.
     """
+    one_turn = one_turn or turn
     top, unary = energy.top, energy.unary
     _, blocks, _, count = unary.shape
-    edges = blocks * (blocks - 1) * count
     pulls = torch.cat((energy.vertical.reshape(-1, count), energy.horizontal.reshape(-1, count)))
     step = pulls.mean(0).mul_(0.5 if top > 1 else 1.0).clamp_(min=1e-12)
     bounds = (pulls / step).view(-1)
@@ -49,24 +54,46 @@ def relax(energy: Energy, iterations: int) -> Tensor:
     x = unary.new_full((blocks, blocks, count), top / 2 - shift)
     ahead, spare, zeros = x.clone(), torch.empty_like(x), torch.zeros_like(x)
     y = torch.zeros_like(bounds)
-    down, right = y[:edges].view(blocks - 1, blocks, count), y[edges:].view(blocks, blocks - 1, count)
     for _ in range(iterations):
-        down.add_(ahead[1:]).sub_(ahead[:-1])
-        right.add_(ahead[:, 1:]).sub_(ahead[:, :-1])
-        _shrink(y, low, bounds, top)
-        torch.add(x, start, out=spare)
-        spare[:-1].add_(down, alpha=0.125)
-        spare[1:].sub_(down, alpha=0.125)
-        spare[:, :-1].add_(right, alpha=0.125)
-        spare[:, 1:].sub_(right, alpha=0.125)
-        for level in range(1, top):
-            if level > 1:
-                spare.sub_(1)
-            spare.sub_(torch.clamp(spare, zeros, cuts[level - 1]))
-        spare.clamp_(-shift, 1)
-        torch.lerp(x, spare, 2.0, out=ahead)
+        one_turn(x, ahead, spare, y, start, cuts, zeros, low, bounds, top)
         x, spare = spare, x
     return x + shift
+
+
+def turn(
+    x: Tensor,
+    ahead: Tensor,
+    spare: Tensor,
+    y: Tensor,
+    start: Tensor,
+    cuts: Tensor,
+    zeros: Tensor,
+    low: Tensor,
+    high: Tensor,
+    top: int,
+) -> None:
+    """One primal-dual iteration, in place: `y` and `ahead` are renewed, and `spare` is what `x` was one later.
+
+    `x`, `ahead`, `spare` and `zeros` [n,n,N]; `y` and its bounds `low` and `high` [2·n·(n-1)·N], first the pairs one
+    above the other; `start` [n,n,N] and `cuts` [K-1,n,n,N] are the slopes of the unary costs.
+    """
+    blocks, _, count = x.shape
+    edges = blocks * (blocks - 1) * count
+    down, right = y[:edges].view(blocks - 1, blocks, count), y[edges:].view(blocks, blocks - 1, count)
+    down.add_(ahead[1:]).sub_(ahead[:-1])
+    right.add_(ahead[:, 1:]).sub_(ahead[:, :-1])
+    _shrink(y, low, high, top)
+    torch.add(x, start, out=spare)
+    spare[:-1].add_(down, alpha=0.125)
+    spare[1:].sub_(down, alpha=0.125)
+    spare[:, :-1].add_(right, alpha=0.125)
+    spare[:, 1:].sub_(right, alpha=0.125)
+    for level in range(1, top):
+        if level > 1:
+            spare.sub_(1)
+        spare.sub_(torch.clamp(spare, zeros, cuts[level - 1]))
+    spare.clamp_(1 - top, 1)
+    torch.lerp(x, spare, 2.0, out=ahead)
 
 
 def _shrink(y: Tensor, low: Tensor, high: Tensor, top: int) -> None:
