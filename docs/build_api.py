@@ -76,7 +76,7 @@ def _entry(tree: ast.Module, name: str) -> Iterator[str]:
             elif isinstance(statement, ast.ClassDef):
                 yield from _class(statement)
             else:
-                yield from _code(ast.unparse(statement))
+                yield from _code(_source(statement))
                 yield from _text(_string(following))
             return
     raise LookupError(f"mixcore/api.py takes {name} from a module that does not define it")
@@ -94,7 +94,7 @@ def _name(statement: ast.stmt) -> str | None:
 
 
 def _class(definition: ast.ClassDef) -> Iterator[str]:
-    bases = ", ".join(ast.unparse(base) for base in definition.bases)
+    bases = ", ".join(_source(base) for base in definition.bases)
     methods = [one for one in definition.body if isinstance(one, ast.FunctionDef)]
     made = [one for one in methods if one.name == "__init__" and "Error" in bases]
     yield from _code(f"class {definition.name}({bases})" if bases else f"class {definition.name}")
@@ -115,29 +115,29 @@ def _fields(definition: ast.ClassDef) -> Iterator[str]:
     for statement, following in pairwise([*definition.body, ast.Pass()]):
         name = _name(statement)
         if isinstance(statement, ast.AnnAssign) and name and not name.startswith("_"):
-            written = f"{name}: {ast.unparse(statement.annotation)}{_default(statement.value)}"
+            written = f"{name}: {_source(statement.annotation)}{_default(statement.value)}"
             text = _string(following)
             yield f"- `{written}`" + (f": {' '.join(_plain(text).split())}" if text else "")
 
 
 def _default(value: ast.expr | None) -> str:
     """What stands behind a field; of `attrs.field(...)` its default."""
-    if isinstance(value, ast.Call) and ast.unparse(value.func) == "attrs.field":
-        told = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
+    if isinstance(value, ast.Call) and _source(value.func) == "attrs.field":
+        told = {keyword.arg: _source(keyword.value) for keyword in value.keywords}
         default = told.get("default") or (f"{told['factory']}()" if "factory" in told else None)
         return f" = {default}" if default and "lambda" not in default else ""
-    return "" if value is None else f" = {ast.unparse(value)}"
+    return "" if value is None else f" = {_source(value)}"
 
 
 def _signature(function: ast.FunctionDef, called: str | None = None) -> str:
     """The signature as it is called: without self or cls; of a property its name and type."""
-    marks = {ast.unparse(mark) for mark in function.decorator_list}
+    marks = {_source(mark) for mark in function.decorator_list}
     called = called or function.name
     arguments = function.args
     if called != function.name and "staticmethod" not in marks:
         own = arguments.posonlyargs or arguments.args
         del own[0]
-    returns = f" -> {ast.unparse(function.returns)}" if function.returns and function.name != "__init__" else ""
+    returns = f" -> {_source(function.returns)}" if function.returns and function.name != "__init__" else ""
     if marks & {"property", "functools.cached_property"}:
         return f"{called}{returns}"
     called = called.removesuffix(".__call__")
@@ -162,8 +162,14 @@ def _parameters(arguments: ast.arguments) -> list[str]:
 
 
 def _parameter(one: ast.arg, default: ast.expr | None) -> str:
-    annotated = f"{one.arg}: {ast.unparse(one.annotation)}" if one.annotation else one.arg
-    return annotated if default is None else f"{annotated} = {ast.unparse(default)}"
+    annotated = f"{one.arg}: {_source(one.annotation)}" if one.annotation else one.arg
+    return annotated if default is None else f"{annotated} = {_source(default)}"
+
+
+def _source(node: ast.AST) -> str:
+    """A piece of source on one line, with the quotes that the formatter puts: it formats this page too."""
+    text = ast.unparse(node)
+    return text if '"' in text else text.replace("'", '"')
 
 
 def _string(statement: ast.stmt) -> str | None:

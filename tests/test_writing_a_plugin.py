@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 import mixcore
 from mixcore.cli.main import VERBS
+from mixcore.config.structure import structure
 from mixcore.testing import (
     Harness,
     NotApplicableError,
@@ -49,6 +51,8 @@ CASES = [
     ("Fade", {"keep": "more", "alpha": 0.3}),
     ("Quarter", {}),
     ("Sharpened", {}),
+    ("Even", {}),
+    ("Even", {"share": {"low": 0.2, "high": 0.3}}),
     ("SalientHalf", {}),
     ("SalientHalf", {"saliency": "feature"}),
     ("SalientHalf", {"saliency": "attention"}),
@@ -74,7 +78,9 @@ def test_a_plugin_of_the_page_keeps_the_contract(page: types.ModuleType, name: s
 
 
 def test_every_plugin_of_the_page_is_tested(page: types.ModuleType) -> None:
-    plugins = {name for name, found in vars(page).items() if attrs.has(found) and found.__module__ == MODULE}
+    own = {name: found for name, found in vars(page).items() if attrs.has(found) and found.__module__ == MODULE}
+    plugins = {name for name, found in own.items() if hasattr(found, "role")}
+    assert own.keys() - plugins == {"Between"}, "the one table that an option is"
     assert plugins == {name for name, _ in CASES}
 
 
@@ -88,6 +94,18 @@ def test_fade_keeps_more_than_half_when_told(page: types.ModuleType) -> None:
     mix = mixer(torch.randn(16, 3, 4, 4), torch.zeros(16, dtype=torch.int64))
     assert mix.lam.min() >= 0.5
     assert mix.lam.unique().numel() > 4
+
+
+def test_an_option_that_is_a_table_is_read_and_checked(page: types.ModuleType) -> None:
+    (toml,) = [text for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S) if "even" in text]
+    table = tomllib.loads(toml)["mix"]
+    assert table.pop("name") == "even"
+    plugin, faults = structure(page.Even, table)
+    assert not faults
+    mix = mixcore.create_mixer(plugin, num_classes=5)(torch.randn(4, 3, 4, 4), torch.arange(4))
+    assert 0.4 <= mix.lam[0] <= 0.6
+    _, faults = structure(page.Even, {"share": {"low": 2.0, "hihg": 0.5}}, ("mix",))
+    assert [fault.path for fault in faults] == [("mix", "share", "hihg"), ("mix", "share", "low")]
 
 
 def test_a_policy_of_the_page_goes_with_a_mixer_of_the_page(page: types.ModuleType) -> None:

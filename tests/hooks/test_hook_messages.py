@@ -28,6 +28,14 @@ def step_with(needs: tuple[str, ...] = (), **tables: Any) -> TrainingStep:
     return mixcore.create_step(model, num_classes=CLASSES, iterations=10, image_size=(8, 8), **tables)
 
 
+def grouped(mixer: Any, group_size: int | None) -> TrainingStep:
+    """A step whose mixer is called once per `group_size` images."""
+    step = step_with(mix=mixer)
+    plugins = attrs.evolve(step._machinery.plugins, group_sizes=(group_size,))
+    step._machinery = attrs.evolve(step._machinery, plugins=plugins)
+    return step
+
+
 def said(error: BaseException) -> str:
     """The message with its notes, as the command line prints them."""
     return "\n".join([str(error), *getattr(error, "__notes__", ())])
@@ -97,11 +105,8 @@ class Gathering:
     ],
 )
 def test_notes_have_a_row_per_mixed_image(group_size: int | None, note: Any, found: str) -> None:
-    step = step_with(mix=Giving(rest={"notes": lambda images: {"n": note(images) if callable(note) else note}}))
-    if group_size is not None:
-        plugins = attrs.evolve(step._machinery.plugins, group_sizes=(group_size,))
-        step._machinery = attrs.evolve(step._machinery, plugins=plugins)
-    message = failed(step)
+    mixer = Giving(rest={"notes": lambda images: {"n": note(images) if callable(note) else note}})
+    message = failed(grouped(mixer, group_size))
     rows = group_size or 4
     assert f"generate_mix of Giving gave notes 'n' {found}; expected [{rows},...]" in message
     assert "expand" in message
@@ -117,10 +122,7 @@ def test_groups_that_disagree_name_the_mixer_and_both_sides() -> None:
             name = f"half{step.group}"
             return Mix.clean(images, notes={name: images.mean((1, 2, 3))})
 
-    step = step_with(mix=Torn())
-    plugins = attrs.evolve(step._machinery.plugins, group_sizes=(2,))
-    step._machinery = attrs.evolve(step._machinery, plugins=plugins)
-    message = failed(step)
+    message = failed(grouped(Torn(), 2))
     assert "generate_mix of Torn" in message
     assert "notes ['half0'] and ['half1']" in message
     assert "step.shared_rng" in message
@@ -135,10 +137,7 @@ def test_notes_of_groups_that_cannot_stand_below_each_other_name_the_mixer() -> 
         def generate_mix(self, images: Tensor, step: Any) -> Mix:
             return Mix.clean(images, notes={"n": torch.zeros(images.shape[0], 1 + step.group)})
 
-    step = step_with(mix=Wider())
-    plugins = attrs.evolve(step._machinery.plugins, group_sizes=(2,))
-    step._machinery = attrs.evolve(step._machinery, plugins=plugins)
-    message = failed(step)
+    message = failed(grouped(Wider(), 2))
     assert "generate_mix of Wider" in message
     assert "notes 'n' float32 [2, 1] and float32 [2, 2]" in message
 

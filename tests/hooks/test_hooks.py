@@ -7,14 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
 
 import mixcore
+from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.discovery.manager import new_manager, register
 from mixcore.hooks.calls import PluginCalls
+from mixcore.testing import TinyConvNet
+from mixcore.train.optimizer import DIFFERENCES
 from mixcore.train.step import TrainingStep
 from mixcore.types import Task
 
@@ -134,6 +138,86 @@ def test_hook_compute_loss() -> None:
     loss, _ = step(images, labels)
     error = step.model(images).softmax(1) - nn.functional.one_hot(labels, 3)
     torch.testing.assert_close(loss, error.square().sum(1).mean())
+
+
+def test_a_loss_per_source_is_the_dense_one_and_halves_with_the_weights() -> None:
+    images, labels = batch()
+    plain = step_with(mix="mixup", loss="soft_cross_entropy")(images, labels)[0]
+    own = step_with(mix="mixup", loss=examples("compute_loss").PerSource())(images, labels)[0]
+    torch.testing.assert_close(own, plain)
+    logits, mix = torch.randn(4, 3), Mix.pair(images, torch.tensor([1, 0, 3, 2]), 0.75)
+    targets = mix.targets(labels, mix.weights * torch.tensor([[0.5], [1.0], [1.0], [0.0]]))
+    rows = nn.functional.cross_entropy(logits, mix.targets(labels).dense(3), reduction="none")
+    expected = (rows * torch.tensor([0.5, 1.0, 1.0, 0.0])).mean()
+    torch.testing.assert_close(examples("compute_loss").PerSource().compute_loss(logits, targets), expected)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Told:
+    """What the page says of notes, views, scale, head and graphs, in one mixer."""
+
+    role = "mix"
+
+    @hookimpl
+    def build_modules(self) -> Any:
+        return {"lead": nn.Linear(1, 1), "own": nn.Linear(16, 3)}
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, modules: Any) -> Mix:
+        lead = modules["lead"](images.mean((1, 2, 3))[:, None])
+        view = Mix.clean(images.flip(0), head="own", scale=0.5)
+        return Mix.clean(images, notes={"lead": lead}, views=(view,), scale=0.25, losses={"size": lead.square().mean()})
+
+    @hookimpl
+    def extra_losses(self, mix: Mix) -> Any:
+        return {"lead": mix.notes["lead"].mean()}
+
+
+def test_notes_and_losses_carry_a_graph_and_scale_is_of_its_own_view_alone() -> None:
+    step = step_with(mix=Told())
+    images, labels = batch()
+    loss, _ = step(images, labels)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in step.parts.parameters())
+    lead = step.parts["told"]["lead"](images.mean((1, 2, 3))[:, None])
+    pooled = step.model.forward_head(step.model.forward_features(images.flip(0)), pre_logits=True)
+    own = nn.functional.cross_entropy(step.parts["told"]["own"](pooled), labels)
+    plain = nn.functional.cross_entropy(step.model(images), labels)
+    torch.testing.assert_close(loss, 0.5 * own + 0.25 * plain + lead.square().mean() + lead.mean())
+
+
+@pytest.mark.parametrize(
+    ("asked", "mixer", "forwards"), [("clean", "mixup", 2), ("clean", "none", 1), ("probe", "mixup", 1)]
+)
+def test_clean_trains_and_looking_does_not(asked: str, mixer: str, forwards: int) -> None:
+    @attrs.define(eq=False, kw_only=True)
+    class Clean:
+        @hookimpl
+        def extra_losses(self, clean: Any) -> Any:
+            return {"size": clean.logits.square().mean()}
+
+    @attrs.define(eq=False, kw_only=True)
+    class Looking:
+        @hookimpl
+        def extra_losses(self, probe: Any, images: Tensor) -> Any:
+            assert not probe.look(images).logits.requires_grad
+            return {}
+
+    model = TinyConvNet(3)
+    extra = [Clean() if asked == "clean" else Looking()]
+    step = mixcore.create_step(model, mix=mixer, extra=extra, num_classes=3, iterations=10, image_size=(8, 8))
+    step(torch.rand(4, 3, 8, 8), batch()[1])
+    assert int(model.get_buffer("stage1.1.num_batches_tracked")) == forwards
+
+
+def test_the_page_names_what_a_part_may_set_apart_and_the_fields_of_mix() -> None:
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `optimizer` |"))
+    assert {*re.findall(r"`(\w+)`", row.partition("any of")[2].partition(";")[0])} == {*DIFFERENCES}
+    (table,) = re.findall(r"\| field of `Part` \|.*?\n\n", PAGE, re.S)
+    assert {*re.findall(r"^\| `(\w+)`", table, re.M)} == {field.name for field in attrs.fields(Part)} - {"module"}
+    (table,) = re.findall(r"\| field of `Mix` \|.*?\n\n", PAGE, re.S)
+    named = " ".join(line.split("|")[1] for line in table.strip().splitlines()[2:])
+    assert {*re.findall(r"`(\w+)`", named)} == {field.name for field in attrs.fields(Mix)}
 
 
 def test_hook_extra_losses() -> None:
