@@ -16,6 +16,10 @@ def _count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_count, value))
+
+
 def _text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -77,6 +81,7 @@ _FOR_EVALUATION: dict[str, Callable[[object], bool]] = {
     "digest": _text,
     "config": _text,
     "versions": _texts_by_name,
+    "spec_version": _counts,
     "epoch": _count,
     "step": _tensors,
     "ema": _tensors_or_none,

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from mixcore.errors import CheckpointError
+from mixcore.errors import CheckpointError, MixcoreError
 from mixcore.files import open_regular
 
 __all__ = ["read_sealed", "write_sealed"]
@@ -56,7 +56,7 @@ def read_sealed(path: Path) -> Any:
             _check_archive(path, file)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
+    except MixcoreError:  # ours, or a signal that arrived meanwhile
         raise
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -112,6 +112,8 @@ def _unsealed(path: Path, file: BinaryIO) -> CheckpointError:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         return _refusal(path, error)
+    except MixcoreError:
+        raise
     except Exception:
         return CheckpointError(f"{path} is no readable checkpoint: it is truncated, its end is missing")
     found = content.get("format") if isinstance(content, dict) else None
@@ -125,6 +127,8 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
     """Torch refuses objects whose loading would run code, and advises to switch that off; we say what was found."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except MixcoreError:
+        raise
     except Exception:
         names = []
     if not names:

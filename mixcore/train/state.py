@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import nn
 
-from mixcore.errors import CheckpointError, NonFiniteLossError
+from mixcore.errors import CheckpointError, MixcoreError, NonFiniteLossError
 from mixcore.train.distributed import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.step import TrainingStep
@@ -129,6 +129,8 @@ class TrainingState:
                 self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
+        except MixcoreError:  # a signal that arrived meanwhile
+            raise
         except Exception as error:  # torch and timm raise whatever a missing or wrong entry leads to
             raise CheckpointError(
                 "the saved optimizer, loss scaler or averaged weights do not fit this network: "

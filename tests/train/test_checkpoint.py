@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from mixcore.errors import CheckpointError
+from mixcore.errors import CheckpointError, InterruptedRunError
 from mixcore.train.checkpoint import Checkpoints, read_checkpoint
 
 CONFIG = "seed = 0\n[optimizer]\nlr = 0.1\n"
@@ -255,3 +255,20 @@ def test_giving_up_a_bad_file_never_leaves_two_bad_ones(tmp_path: Path) -> None:
     files.promote_previous()
     files.write(state(2))
     assert [files.read(path)["epoch"] for path in (files.previous, files.last)] == [1, 2]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_signal_while_a_file_is_read_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    files = checkpoints(tmp_path)
+    files.write(state(1))
+    if not sealed:
+        torch.save(state(1), files.last)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError("stopped")
+
+    monkeypatch.setattr(torch, "load", interrupted)
+    with pytest.raises(InterruptedRunError):
+        files.read(files.last)
