@@ -111,13 +111,18 @@ def build_parts(
     """
     parts_of = {}
     for index, calls in enumerate(everyone):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=_devices_in_use()):
             torch.manual_seed(keyed_seed(seed, "build_modules", index))
             parts_of[calls] = calls.build_modules(model=model, task=task)
         for part in parts_of[calls].values():
             if part.optimizer is None:
                 part.module.requires_grad_(False)
     return parts_of
+
+
+def _devices_in_use() -> list[int]:
+    """The CUDA device of a run that uses one; a run on the CPU must not open any."""
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
 def _with_sync_bn(parts: Mapping[str, Part]) -> dict[str, Part]:
