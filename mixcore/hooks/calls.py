@@ -114,10 +114,13 @@ class PluginCalls:
     def _call(self, hook: str, arguments: Mapping[str, Any]) -> Any:
         try:
             return (self._callers.get(hook) or self._caller(hook))(arguments)
+        except SystemExit as error:
+            raise HookError(
+                f"{hook} of {self.label}{_moment(arguments)} called for the end of the process, "
+                f"SystemExit({error.code!r}); a hook raises an error instead"
+            ) from error
         except Exception as error:
-            step = arguments.get("step")
-            place = f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
-            error.add_note(f"in {hook} of {self.label}{place}")
+            error.add_note(f"in {hook} of {self.label}{_moment(arguments)}")
             raise
 
     def _wrong(self, hook: str, found: object, expected: str) -> HookError:
@@ -257,6 +260,11 @@ class PluginCalls:
         if not isinstance(found, Mapping):
             raise self._wrong("predictors", found, "a mapping of names to (network, head)")
         return dict(found)
+
+
+def _moment(arguments: Mapping[str, Any]) -> str:
+    step = arguments.get("step")
+    return f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
 
 
 def _describe(tensor: Tensor) -> str:
