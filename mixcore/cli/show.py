@@ -67,7 +67,8 @@ def picture(config: RunConfig, *, rows: int, epoch: int, heading: str, weights: 
     from mixcore.logs.previews import LAMS, preview_block
     from mixcore.logs.sheet import Section, contact_sheet
     from mixcore.train.checkpoint import read_checkpoint
-    from mixcore.train.distributed import Place, joined
+    from mixcore.train.distributed import joined
+    from mixcore.train.place import Place
     from mixcore.train.setup import build_session
 
     train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch

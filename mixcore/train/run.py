@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixcore.config.load import Loaded
 from mixcore.discovery.manager import Plugins, build_plugins
-from mixcore.errors import StorageError
+from mixcore.errors import CheckpointError, StorageError
 from mixcore.evaluate.evaluate import evaluate
 from mixcore.evaluate.metrics import headline
 from mixcore.hooks.trace import HookTimes
@@ -23,12 +23,15 @@ from mixcore.logs.previews import LAMS, preview_grid
 from mixcore.logs.progress import Progress
 from mixcore.logs.tensorboard import TensorBoardLog
 from mixcore.train.checkpoint import Checkpoints
-from mixcore.train.distributed import Processes, find_place, joined
+from mixcore.train.distributed import Processes, joined
 from mixcore.train.environment import describe_environment, plugin_versions
 from mixcore.train.folder import RunFolder
 from mixcore.train.iteration import Report
+from mixcore.train.launch import said_once
 from mixcore.train.loop import Loop
+from mixcore.train.place import find_place
 from mixcore.train.record import epoch_record, summarise
+from mixcore.train.resume import agreed_checkpoint
 from mixcore.train.setup import Session, build_session
 from mixcore.train.signals import StopSignals, stop_error
 from mixcore.train.totals import Totals
@@ -103,15 +106,15 @@ class _Run:
         return self._finish() if self.processes.leads else None
 
     def _resume(self, resume_from: str | None) -> bool:
-        path = self.checkpoints.find(resume_from)
-        if path is not None:
-            self.state.load(self.checkpoints.read(path), self.processes)
-        self.processes.wait()  # all have read before rank 0 renames
+        with said_once(self.processes.rank, CheckpointError):
+            found = agreed_checkpoint(self.checkpoints, resume_from, self.processes)
+        if found is not None:
+            self.state.load(found[1], self.processes)
         if self.processes.leads:
-            if path == self.checkpoints.previous:
+            if found is not None and found[0] == self.checkpoints.previous:
                 self.checkpoints.promote_previous()
             truncate_records(self.folder.metrics, self.state.epoch)
-        return path is not None
+        return found is not None
 
     def _describe(self) -> None:
         self.folder.write_text(self.folder.config, self.loaded.text)
