@@ -311,23 +311,20 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ddp
 @pytest.mark.usefixtures("one_thread")
-def test_an_error_in_one_process_is_said_once(toy_config: Path) -> None:
-    command = arguments(toy_config, "mix.nan_at=4", "mix.only_rank=1")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("mix.nan_at=4", "the loss became nan at epoch 2, iteration 4: mixer toy_mix"),
+        ("mix.exit_at=4", "process 1 ended with exit code 0 before the run was done and left no message"),
+    ],
+)
+def test_what_ended_one_process_is_said_once(toy_config: Path, fault: str, said: str) -> None:
+    command = arguments(toy_config, fault, "mix.only_rank=1")
     failed = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("mixcore: the loss became nan at epoch 2, iteration 4: mixer toy_mix")
+    assert failed.stderr.startswith(f"mixcore: {said}")
     assert len(failed.stderr.splitlines()) == 1
     assert failed.stdout.count("epoch 1/4") == 1
-
-
-@pytest.mark.ddp
-@pytest.mark.usefixtures("one_thread")
-def test_a_process_that_vanishes_with_exit_code_0_has_failed(toy_config: Path) -> None:
-    command = arguments(toy_config, "mix.exit_at=4", "mix.only_rank=1")
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("mixcore: process 1 ended with exit code 0 before the run was done and left no")
-    assert len(failed.stderr.splitlines()) == 1
 
 
 @pytest.mark.ddp
