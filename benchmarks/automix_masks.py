@@ -19,7 +19,8 @@ from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
 from mixcore.logs.jsonl import read_records
 from mixcore.train.checkpoint import read_checkpoint
-from mixcore.train.distributed import Place, joined
+from mixcore.train.distributed import joined
+from mixcore.train.place import Place
 from mixcore.train.setup import build_session
 
 IMAGES = 64

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
 from mixcore.logs.progress import Progress
-from mixcore.train.distributed import find_place, joined
+from mixcore.train.distributed import joined
 from mixcore.train.loop import Loop
+from mixcore.train.place import find_place
 from mixcore.train.setup import build_session
 
 CONFIG = """

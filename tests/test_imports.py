@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each room may import itself and those before it. Rooms of one line do not import each other except as ALSO says.
 ORDER = [
     {"errors"},
-    {"autocast", "rng", "options", "files"},
+    {"autocast", "children", "files", "options", "rng"},
     {"types"},
     {"ops"},
     {"evidence"},

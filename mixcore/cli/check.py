@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mixcore.children import child_environment, python_module
+
 if TYPE_CHECKING:
     from mixcore.discovery.catalogue import Entry
 
@@ -148,16 +150,15 @@ def _run(task: Mapping[str, Any], seconds: float, limit: float) -> tuple[list[di
     with tempfile.TemporaryDirectory() as folder:
         results, errors = Path(folder, "results"), Path(folder, "errors")
         told = json.dumps({**task, "results": str(results)})
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         results.touch()
         with errors.open("w") as log:
             # a session of its own, so that the processes that a check starts end with it
             child = subprocess.Popen(
-                [sys.executable, "-m", "mixcore.testing.conform", told],
+                python_module("mixcore.testing.conform", told),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=child_environment(),
                 start_new_session=True,
             )
             try:

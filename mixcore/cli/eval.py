@@ -57,7 +57,8 @@ def scores(config: RunConfig, state: dict[str, Any]) -> dict[str, dict[str, floa
 
     from mixcore.discovery.manager import build_plugins
     from mixcore.evaluate.evaluate import evaluate
-    from mixcore.train.distributed import Place, joined
+    from mixcore.train.distributed import joined
+    from mixcore.train.place import Place
     from mixcore.train.setup import build_session
 
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False))

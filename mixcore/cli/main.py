@@ -6,11 +6,13 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import click
 
 from mixcore.errors import MixcoreError
+from mixcore.train.signals import leaving_at_once
 
 __all__ = ["cli", "main"]
 
@@ -78,9 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `arguments` are those after the program's name, by default the process's own.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with leaving_at_once() if _trains(arguments) else nullcontext():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in _before_verb(arguments)
     try:
-        code = cli.main(args=arguments, prog_name="mixcore", standalone_mode=False)
+        code = cli.main(args=list(arguments), prog_name="mixcore", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
@@ -98,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _before_verb(arguments: Sequence[str]) -> Sequence[str]:
     verb = next((index for index, argument in enumerate(arguments) if not argument.startswith("-")), len(arguments))
     return arguments[:verb]
+
+
+def _trains(arguments: Sequence[str]) -> bool:
+    """Whether this is `mixcore run`: the one verb that a scheduler stops and starts again."""
+    return arguments[len(_before_verb(arguments)) :][:1] == ["run"]
 
 
 def _message(error: Exception, arguments: Sequence[str], debug: bool) -> str:

@@ -44,9 +44,9 @@ def command(
     from mixcore.config.load import load_config
     from mixcore.discovery.manager import build_plugins
     from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
-    from mixcore.train.distributed import find_place
     from mixcore.train.folder import RunFolder
     from mixcore.train.launch import is_child, launch, reported, said_once
+    from mixcore.train.place import find_place
     from mixcore.train.run import run
 
     place = find_place(os.environ)
@@ -66,8 +66,7 @@ def command(
                 click.echo(f"{folder.path} is done already: {_result(folder)}")
             return
         if nproc is not None and not is_child():
-            port = loaded.config.run.port
-            launch(_arguments(config, overrides, nproc, resume_from), nproc, port, debug=ctx.obj["debug"])
+            launch(_arguments(config, overrides, nproc, resume_from), nproc, debug=ctx.obj["debug"])
             return
         with said_once(place.rank, PreemptedError, InterruptedRunError):
             summary = run(loaded, folder, resume_from=resume_from)

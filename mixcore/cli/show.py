@@ -69,7 +69,8 @@ def picture(
     from mixcore.discovery.manager import build_plugins
     from mixcore.logs.previews import LAMS, preview_block
     from mixcore.logs.sheet import Section, contact_sheet
-    from mixcore.train.distributed import Place, joined
+    from mixcore.train.distributed import joined
+    from mixcore.train.place import Place
     from mixcore.train.setup import build_session
 
     train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch

@@ -166,7 +166,7 @@ class RunSection:
     trace_hooks: bool = False
     """Whether every hook call is timed (TensorBoard, perf/hooks) and marked for profilers."""
     port: int | None = attrs.field(default=None, validator=optional(and_(ge(1), le(65535))))
-    """Port at which several processes meet; absent: a free one."""
+    """Port at which the tasks of a Slurm step meet; absent: one that follows from the job. `--nproc` needs none."""
 
 
 @attrs.frozen(kw_only=True)

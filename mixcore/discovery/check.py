@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from mixcore.children import child_environment, python_module
 from mixcore.config.structure import option_fields
 from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import declared
@@ -49,8 +50,7 @@ def check_all(entries: Iterable[Entry]) -> list[Checked]:
 
 def _check_in_process(entry: Entry) -> Checked:
     checked = Checked(name=entry.name, distribution=entry.distribution, version=entry.version)
-    command = [sys.executable, "-m", "mixcore.discovery.check", entry.name]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command, environment = python_module("mixcore.discovery.check", entry.name), child_environment()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False)
     except subprocess.TimeoutExpired:

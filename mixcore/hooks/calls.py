@@ -115,10 +115,13 @@ class PluginCalls:
     def _call(self, hook: str, arguments: Mapping[str, Any]) -> Any:
         try:
             return (self._callers.get(hook) or self._caller(hook))(arguments)
+        except SystemExit as error:
+            raise HookError(
+                f"{hook} of {self.label}{_moment(arguments)} called for the end of the process, "
+                f"SystemExit({error.code!r}); a hook raises an error instead"
+            ) from error
         except Exception as error:
-            step = arguments.get("step")
-            place = f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
-            error.add_note(f"in {self._who(hook)}{place}")
+            error.add_note(f"in {self._who(hook)}{_moment(arguments)}")
             told = advice(error, self.plugin)
             if told is not None:
                 error.add_note(told)
@@ -226,6 +229,11 @@ class PluginCalls:
         if not isinstance(found, Mapping):
             raise self._wrong("predictors", found, "a mapping of names to (network, head)")
         return dict(found)
+
+
+def _moment(arguments: Mapping[str, Any]) -> str:
+    step = arguments.get("step")
+    return f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
 
 
 def missing_of_backbone(network: nn.Module) -> list[str]:

@@ -116,7 +116,7 @@ def build_parts(
     """
     parts_of = {}
     for index, calls in enumerate(everyone):
-        with torch.random.fork_rng(), _plain_defaults():
+        with torch.random.fork_rng(devices=_devices_in_use()), _plain_defaults():
             torch.manual_seed(keyed_seed(seed, "build_modules", index))
             parts_of[calls] = calls.build_modules(model=model, task=task)
         for part in parts_of[calls].values():
@@ -135,6 +135,11 @@ def _plain_defaults() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+def _devices_in_use() -> list[int]:
+    """The CUDA device of a run that uses one; a run on the CPU must not open any."""
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
 def _with_sync_bn(parts: Mapping[str, Part]) -> dict[str, Part]:

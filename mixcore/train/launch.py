@@ -1,121 +1,146 @@
-"""`--nproc N`: starts the processes of a run on this machine through torch's elastic launcher.
+"""`--nproc N`: starts the processes of a run on this machine, watches them, and says what ended them.
 
-Each child runs the same command line and joins the others by the variables that the launcher sets. Children print no
-error of their own: each leaves its outcome in a file, and the parent raises the first one.
+Each child runs the same command line and finds the others through a file in a folder that only this user can enter;
+what they then exchange stays on the loopback interface. So nothing listens to the network. Children print no error of
+their own: each leaves its outcome in the folder, and the parent raises the first one.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mixcore.children import LAUNCH, LAUNCHER, child_environment, launch_folder, python_module
 from mixcore.errors import ConfigError, MixcoreError
-from mixcore.train.signals import stop_error
+from mixcore.train.signals import StopSignals, idle_error
 
-__all__ = ["is_child", "launch", "reported", "said_once"]
+__all__ = ["is_child", "launch", "loopback", "reported", "said_once"]
 
-_OUTCOMES = "MIXCORE_OUTCOMES"
-"""Environment variable: folder where children leave their outcomes."""
+_GRACE = 30.0
+"""Seconds that the other processes have to end by themselves after one has failed."""
+_POLL = 0.05
+"""Seconds between two looks at the children."""
 
 
 def is_child() -> bool:
     """Whether `launch` started this process."""
-    return _OUTCOMES in os.environ
+    return launch_folder() is not None
 
 
-def launch(arguments: Sequence[str], processes: int, port: int | None, *, debug: bool = False) -> None:
+def launch(arguments: Sequence[str], processes: int, *, debug: bool = False) -> None:
     """Run `mixcore` with `arguments` in `processes` children; return when all have ended well.
 
-    They meet at `port` of this machine, by default a free one. Raises ConfigError where the port is in use, and
-    otherwise what the first child that failed raised, as a MixcoreError with that child's exit code; with `debug` its
-    traceback is a note of the error.
+    SIGTERM and SIGINT are handed on to the children, which take the time that their checkpoint takes. Raises
+    ConfigError where this machine has no loopback interface, and otherwise what the first child that failed raised, as
+    a MixcoreError with that child's exit code; with `debug` its traceback is a note of the error.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    interface = loopback()
+    with StopSignals() as signals, signals.deferred(), tempfile.TemporaryDirectory(prefix="mixcore-") as folder:
+        shared = {
+            LAUNCH: folder,
+            LAUNCHER: str(os.getpid()),
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(processes),
+            "GLOO_SOCKET_IFNAME": interface,
+            "NCCL_SOCKET_IFNAME": f"={interface}",  # "=": this name, and not all that begin with it
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes)),
+        }
+        failed = _run_children(arguments, processes, shared, signals)
+        if failed:
+            raise _cause(failed, folder, signals.code, debug)
 
-    _check_port(port)
-    _silence_the_launcher()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    with tempfile.TemporaryDirectory(prefix="mixcore-") as folder:
-        os.environ[_OUTCOMES] = folder
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id="mixcore",
-            rdzv_backend="c10d",
-            rdzv_endpoint=f"127.0.0.1:{port or 0}",
-            max_restarts=0,
-            local_addr="127.0.0.1",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+
+def loopback() -> str:
+    """Name of the interface through which processes of one machine reach each other and nobody else."""
+    names = [name for _, name in socket.if_nameindex()]
+    found = next((name for name in ("lo", "lo0") if name in names), None)
+    if found is None:
+        raise ConfigError(
+            f"--nproc lets its processes meet on the loopback interface, lo or lo0; this machine has "
+            f"{', '.join(names) or 'no interface'}. Start the processes with torchrun instead"
         )
-        try:
-            elastic_launch(config, sys.executable)("-m", "mixcore", *arguments)
-        except ChildFailedError as error:
-            raise _cause(error.failures, folder, debug) from None
-        except SignalException as error:
-            first = _first_outcome(folder)
-            if first is not None:
-                raise _as_error(first, debug) from None
-            code = 130 if error.sigval == signal.SIGINT else 75
-            raise stop_error(code, "before a checkpoint was written. Start again with the same command") from None
-        finally:
-            del os.environ[_OUTCOMES]
+    return found
 
 
-def _silence_the_launcher() -> None:
-    """Torch's launcher reports every signal and failed child in words of its own; we say once what happened."""
-    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def _run_children(
+    arguments: Sequence[str], processes: int, shared: Mapping[str, str], signals: StopSignals
+) -> dict[int, int]:
+    """Exit codes by rank of the children that failed first; empty where all ended well. None runs on."""
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(processes):
+            environment = child_environment({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            # a session of its own, so that a terminal's Ctrl-C arrives once, from here, and its workers end with it
+            command = python_module("mixcore", *arguments)
+            children.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        failed = _wait(children, Path(shared[LAUNCH]), signals)
+        if failed:
+            _terminate(children)
+        return failed
+    finally:
+        for child in children:
+            with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
-def _check_port(port: int | None) -> None:
-    if port is None:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                f"run.port = {port} cannot be used: {error.strerror}; remove it to have a free port chosen, or name "
-                "another: --set run.port=PORT"
-            ) from error
+def _wait(children: Sequence[subprocess.Popen[bytes]], folder: Path, signals: StopSignals) -> dict[int, int]:
+    """Return when all children have ended, or some have failed: their exit codes by rank."""
+    told = False
+    while True:
+        codes = {rank: code for rank, child in enumerate(children) if (code := child.poll()) is not None}
+        failed = {rank: code for rank, code in codes.items() if code or not _done_mark(folder, rank).exists()}
+        if failed or len(codes) == len(children):
+            return failed
+        if signals.code and not told:
+            told = True
+            for child in children:
+                child.send_signal(signal.SIGINT if signals.code == 130 else signal.SIGTERM)
+        time.sleep(_POLL)
 
 
-def _cause(failures: Mapping[int, Any], folder: str, debug: bool) -> MixcoreError:
-    """What ended the run: an error of ours, else the death of a child, else the first error of any kind.
+def _terminate(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask the children that are left to end, and wait a while for it."""
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + _GRACE
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
 
-    A child that was killed makes the others fail with errors of the network, and SIGTERM is what the launcher itself
-    sends to those that are left.
+
+def _done_mark(folder: Path, rank: int) -> Path:
+    """A file that a child leaves when its run has come to its end: an exit code of 0 alone does not tell."""
+    return folder / f"done-{rank}"
+
+
+def _cause(failed: Mapping[int, int], folder: str, stopped: int, debug: bool) -> MixcoreError:
+    """What ended the run: an error of ours, else the end of a child without a word, else the first error of any kind.
+
+    A child that is gone makes the others fail with errors of the network. `failed` has exit codes by rank, `stopped`
+    the code of a signal that was handed on, or 0.
     """
-    first = _first_outcome(folder)
-    if first is None or not first["ours"]:
-        for rank, failure in failures.items():
-            if failure.exitcode < 0 and (first is None or failure.exitcode != -signal.SIGTERM):
-                return _killed(rank, failure.exitcode)
-    if first is None:
-        rank, failure = next(iter(failures.items()))
-        return _killed(rank, failure.exitcode)
-    return _as_error(first, debug)
-
-
-def _first_outcome(folder: str) -> dict[str, Any] | None:
-    """What the first child that failed left behind."""
     outcomes: list[dict[str, Any]] = [json.loads(path.read_text()) for path in Path(folder).glob("rank-*.json")]
-    return min(outcomes, key=lambda outcome: outcome["time"]) if outcomes else None
+    ours = [outcome for outcome in outcomes if outcome["ours"]]
+    silent = {rank: code for rank, code in failed.items() if not _outcome(folder, rank).exists()}
+    if silent and not ours:
+        return _silent_end(silent, stopped)
+    return _as_error(min(ours or outcomes, key=lambda outcome: outcome["time"]), debug)
+
+
+def _outcome(folder: str | Path, rank: int) -> Path:
+    return Path(folder, f"rank-{rank}.json")
 
 
 def _as_error(outcome: Mapping[str, Any], debug: bool) -> MixcoreError:
@@ -126,13 +151,23 @@ def _as_error(outcome: Mapping[str, Any], debug: bool) -> MixcoreError:
     return error
 
 
-def _killed(rank: int, code: int) -> MixcoreError:
+def _silent_end(codes: Mapping[int, int], stopped: int) -> MixcoreError:
+    """The error for children that left no message; a signal ends one so before its run has begun."""
+    by_signal = {75: 75, 130: 130, -signal.SIGTERM: stopped, -signal.SIGINT: stopped}
+    rank, code = next(((rank, code) for rank, code in codes.items() if not by_signal.get(code)), (-1, 0))
+    if rank < 0:
+        return idle_error(stopped or max(by_signal[code] for code in codes.values()))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    how += "" if code else " before the run was done"
     hint = ", perhaps for lack of memory" if code == -signal.SIGKILL else ""
     return MixcoreError(
         f"process {rank} {how}{hint} and left no message; the others were stopped. Start again with the same command "
         "to go on from the last checkpoint"
     )
+
+
+class _SaidByRank0(SystemExit):
+    """The exit of a process whose error another one says."""
 
 
 @contextmanager
@@ -143,19 +178,25 @@ def said_once(rank: int, *errors: type[MixcoreError]) -> Iterator[None]:
     except errors as error:
         if rank == 0 or is_child():
             raise
-        raise SystemExit(error.exit_code) from None
+        raise _SaidByRank0(error.exit_code) from None
 
 
 @contextmanager
 def reported(rank: int) -> Iterator[None]:
-    """In a child of `launch`: leave an error to the parent and exit with its code. Elsewhere: nothing."""
-    folder = os.environ.get(_OUTCOMES)
+    """In a child of `launch`: leave an error, or the mark that all is done, to the parent. Elsewhere errors pass.
+
+    A SystemExit that some other code raised is an error too: a run never ends well because a library called sys.exit.
+    """
+    folder = launch_folder()
     if folder is None:
-        yield
+        with _no_way_out():
+            yield
         return
     _die_with_parent()
     try:
-        yield
+        with _no_way_out():
+            yield
+        _done_mark(folder, rank).touch()
     except (Exception, KeyboardInterrupt) as error:
         code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
         ours = isinstance(error, MixcoreError)
@@ -167,9 +208,25 @@ def reported(rank: int) -> Iterator[None]:
             "notes": getattr(error, "__notes__", []),
             "traceback": traceback.format_exc(),
         }
-        Path(folder, f"rank-{rank}.json").write_text(json.dumps(outcome))
+        waiting = folder / f"rank-{rank}.tmp"
+        waiting.write_text(json.dumps(outcome))
+        waiting.replace(_outcome(folder, rank))
         sys.stderr.flush()
         raise SystemExit(code) from None
+
+
+@contextmanager
+def _no_way_out() -> Iterator[None]:
+    try:
+        yield
+    except _SaidByRank0:
+        raise
+    except SystemExit as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise MixcoreError(
+            f"{place.filename}, line {place.lineno}, called for the end of the process, SystemExit({error.code!r}), "
+            "before the run was done. Start again with the same command to go on from the last checkpoint"
+        ) from error
 
 
 def _die_with_parent() -> None:
@@ -178,3 +235,5 @@ def _die_with_parent() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if str(os.getppid()) != os.environ[LAUNCHER]:  # it died before the kernel was told
+            os._exit(1)

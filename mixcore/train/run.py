@@ -16,6 +16,7 @@ from torch import Tensor
 from mixcore.config.load import Loaded
 from mixcore.data.fingerprint import fingerprints
 from mixcore.discovery.manager import Plugins, build_plugins
+from mixcore.errors import CheckpointError
 from mixcore.evaluate.evaluate import evaluate
 from mixcore.evaluate.metrics import headline
 from mixcore.hooks.trace import HookTimes
@@ -25,12 +26,15 @@ from mixcore.logs.previews import LAMS, preview_grid
 from mixcore.logs.progress import Progress
 from mixcore.logs.tensorboard import TensorBoardLog
 from mixcore.train.checkpoint import Checkpoints
-from mixcore.train.distributed import Processes, find_place, joined
+from mixcore.train.distributed import Processes, joined
 from mixcore.train.environment import describe_environment, plugin_versions
 from mixcore.train.folder import RunFolder
 from mixcore.train.iteration import Report
+from mixcore.train.launch import said_once
 from mixcore.train.loop import Loop
+from mixcore.train.place import find_place
 from mixcore.train.record import epoch_record, identity, is_better, summarise
+from mixcore.train.resume import agreed_checkpoint
 from mixcore.train.setup import Session, build_session
 from mixcore.train.signals import StopSignals, stop_error
 from mixcore.train.totals import Totals
@@ -104,20 +108,20 @@ class _Run:
     def _resume(self, resume_from: str | None) -> bool:
         own = fingerprints(self.session.data) if self.processes.leads else {}
         self.state.data = self.processes.gather(own)[0]
-        path = self.checkpoints.find(resume_from)
-        if path is not None:
-            saved = self.checkpoints.read(path)
+        with said_once(self.processes.rank, CheckpointError):
+            found = agreed_checkpoint(self.checkpoints, resume_from, self.processes)
+        if found is not None:
+            path, saved = found
             self.state.check_data(saved)
             with self.checkpoints.offering_a_way_out(path):
                 self.state.load(saved, self.processes)
         elif self.processes.leads:
             self.folder.check_not_lost(self.state.epochs_without_checkpoint)
-        self.processes.wait()  # all have read before rank 0 renames
         if self.processes.leads:
-            if path == self.checkpoints.previous:
+            if found is not None and found[0] == self.checkpoints.previous:
                 self.checkpoints.promote_previous()
             self._restore_metrics()
-        return path is not None
+        return found is not None
 
     def _restore_metrics(self) -> None:
         """What the checkpoint knows of finished epochs is what metrics.jsonl holds."""

@@ -188,12 +188,18 @@ def test_batch_size_that_processes_cannot_share(refused: Say) -> None:
     assert "2" in message
 
 
-def test_port_in_use(refused: Say) -> None:
+def test_port_in_use(refused: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert str(port) in refused(f"run.port={port}", more=("--nproc", "2"))
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        message = refused()
+        assert f"the processes cannot meet at 127.0.0.1:{port}: " in message
+        assert "--set run.port=PORT" in message
 
 
 def test_run_folder_that_cannot_be_written(refused: Say, tmp_path: Path) -> None:

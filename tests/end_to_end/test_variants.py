@@ -16,7 +16,8 @@ import torch.multiprocessing as multiprocessing
 from mixcore.cli.main import main
 from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
-from mixcore.train.distributed import find_place, joined
+from mixcore.train.distributed import joined
+from mixcore.train.place import find_place
 from mixcore.train.setup import build_session
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "digits"

@@ -95,6 +95,8 @@ class ToyMix:
     """Iteration at which this process sends itself `signals`."""
     signals: str = "SIGTERM"
     """Names of signals, one after the other."""
+    exit_at: int = -1
+    """Iteration at which this process vanishes with exit code 0."""
     only_rank: int = -1
     """Rank that does the above; -1: every one."""
     pause: float = 0.0
@@ -113,6 +115,8 @@ class ToyMix:
         if here and step.iteration == self.signal_at:
             for name in self.signals.split():
                 os.kill(os.getpid(), getattr(signal, name))
+        if here and step.iteration == self.exit_at:
+            os._exit(0)
         lam = torch.rand(1, generator=rng).to(images.device)
         mixed = lam * images + (1 - lam) * images.roll(1, 0)
         if here and step.iteration == self.nan_at:

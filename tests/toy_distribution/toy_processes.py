@@ -19,7 +19,7 @@ _SERVER.set_forkserver_preload(["mixcore.train.run", "torch.utils.tensorboard", 
 
 
 def start(config: Path, overrides: Sequence[str], folder: str, world: int = 1) -> list[ForkServerProcess]:
-    """Start `world` processes of one run, single-threaded each."""
+    """Start `world` processes of one run, single-threaded each; `{rank}` in `folder` is each one's own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -54,7 +54,7 @@ def _run(rank: int, world: int, port: int, config: Path, overrides: Sequence[str
         }
         os.environ.update({name: str(value) for name, value in places.items()})
     try:
-        run(load_config(config, overrides), RunFolder(Path(folder)))
+        run(load_config(config, overrides), RunFolder(Path(folder.format(rank=rank))))
     except MixcoreError as error:
         Path(f"error-{rank}").write_text(str(error))
         sys.exit(error.exit_code)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import platform
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,20 +20,9 @@ import torch
 from mixcore.config.schema import RunSection
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.train import launch as launching
-from mixcore.train.distributed import Agreement, Place, Processes, _first_host, find_place, joined
-from mixcore.train.launch import launch, reported, said_once
-
-TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
-SLURM = {"SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_TASKS": "4"}
-
-
-def test_the_place_is_what_the_launcher_says() -> None:
-    assert find_place({}) == Place(rank=0, local_rank=0, world=1)
-    assert find_place(TORCHRUN) == Place(rank=5, local_rank=1, world=8)
-    assert find_place(SLURM) == Place(rank=3, local_rank=3, world=4)
-    assert find_place({**SLURM, **TORCHRUN}).world == 8
-    # a batch script that calls mixcore without srun is one process, however many tasks the job has
-    assert find_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) == Place()
+from mixcore.train.distributed import Agreement, Processes, _check_devices, _choose_device, _first_host, joined
+from mixcore.train.launch import reported, said_once
+from mixcore.train.place import Place
 
 
 @pytest.mark.parametrize(
@@ -58,18 +47,65 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         pass
 
 
-def test_a_port_in_use_is_refused_before_anything_starts() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"run\.port = {port} cannot be used: Address already in use"):
-            launch(["run"], 2, port)
+@pytest.fixture
+def visible(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[torch.device]]:
+    """`visible(2)`: this process sees two CUDA devices; the list fills with those that it takes."""
+    taken: list[torch.device] = []
+
+    def see(count: int) -> list[torch.device]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+        return taken
+
+    return see
 
 
-def test_a_child_leaves_its_error_to_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIXCORE_OUTCOMES", str(tmp_path))
+@pytest.mark.parametrize(("count", "local_rank", "taken"), [(4, 0, 0), (4, 3, 3), (1, 0, 0), (1, 1, 0), (1, 7, 0)])
+def test_a_process_takes_the_device_with_its_number_or_the_only_one(
+    visible: Callable[[int], list[torch.device]], count: int, local_rank: int, taken: int
+) -> None:
+    # srun --gpus-per-task=1: task 1 of a machine sees one device, its own
+    found = visible(count)
+    device = _choose_device("auto", Place(rank=local_rank, local_rank=local_rank, world=8))
+    assert [device] == found == [torch.device("cuda", taken)]
+
+
+def test_more_processes_than_devices_are_refused(visible: Callable[[int], list[torch.device]]) -> None:
+    visible(2)
+    with pytest.raises(ConfigError, match=r"process 2 of this machine finds no device of its own among 2; start at"):
+        _choose_device("cuda", Place(rank=2, local_rank=2, world=4))
+
+
+@pytest.mark.parametrize(
+    ("identities", "said"),
+    [
+        (["GPU-a", "GPU-b", "GPU-c"], None),
+        ([None, None, None], None),  # processes share a CPU
+        (["GPU-a", "GPU-b", "GPU-a"], r"processes 0 and 2 were given the same device, GPU-a; start one process per"),
+    ],
+)
+def test_two_processes_on_one_device_are_refused(
+    monkeypatch: pytest.MonkeyPatch, identities: list[str | None], said: str | None
+) -> None:
+    processes = Processes(rank=0, world=3, device=torch.device("cpu"))
+    monkeypatch.setattr(Processes, "gather", lambda _self, _own: identities)
+    if said is None:
+        _check_devices(processes)
+        return
+    with pytest.raises(ConfigError, match=said):
+        _check_devices(processes)
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes this process one that `launch` started; the folder that it shares with its parent."""
+    monkeypatch.setenv("MIXCORE_LAUNCH", str(tmp_path))
     monkeypatch.setattr(launching, "_die_with_parent", lambda: None)
+    return tmp_path
+
+
+def test_a_child_leaves_its_error_to_the_parent(child: Path) -> None:
     error = ConfigError("seed is wrong")
     error.add_note("in a file")
     with pytest.raises(SystemExit) as left, reported(1):
@@ -78,22 +114,44 @@ def test_a_child_leaves_its_error_to_the_parent(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SystemExit) as left, reported(0):
         raise KeyError("later")
     assert left.value.code == 1
-    first = launching._first_outcome(str(tmp_path))
-    assert first is not None
-    found = launching._as_error(first, debug=False)
+    found = launching._cause({0: 1, 1: 2}, str(child), stopped=0, debug=False)
     assert (str(found), found.exit_code, found.__notes__) == ("seed is wrong", 2, ["in a file"])
-    assert "Traceback" in launching._as_error(first, debug=True).__notes__[-1]
+    assert "Traceback" in launching._cause({0: 1, 1: 2}, str(child), stopped=0, debug=True).__notes__[-1]
+
+
+def test_a_child_that_leaves_early_has_failed(child: Path) -> None:
+    with pytest.raises(SystemExit) as left, reported(0):
+        sys.exit(0)
+    assert left.value.code == 1
+    found = launching._cause({0: 1}, str(child), stopped=0, debug=False)
+    assert f"{__file__}, line" in str(found)
+    assert "called for the end of the process, SystemExit(0), before the run was done" in str(found)
+
+
+def test_leaving_early_is_an_error_without_a_launch_too() -> None:
+    with pytest.raises(MixcoreError, match=r"SystemExit\('bye'\), before the run was done"), reported(0):
+        sys.exit("bye")
+    with pytest.raises(SystemExit) as left, reported(1), said_once(1, ConfigError):
+        raise ConfigError("to all alike")
+    assert left.value.code == 2
 
 
 @pytest.mark.parametrize(
     ("outcome", "codes", "said"),
     [
         (("Connection closed by peer", False), {0: 1, 1: -9}, "process 1 was killed by SIGKILL, perhaps for lack of"),
-        (("Connection closed by peer", False), {0: 1, 1: -15}, "Connection closed by peer"),
-        (("the loss became nan", True), {0: -15, 1: 1}, "the loss became nan"),
-        (("the loss became nan", True), {0: -9, 1: 1}, "the loss became nan"),
+        (("Connection closed by peer", False), {0: 1}, "Connection closed by peer"),
+        (
+            ("Connection closed by peer", False),
+            {0: 1, 1: 0},
+            "process 1 ended with exit code 0 before the run was done",
+        ),
+        (("the loss became nan", True), {0: 1, 1: -9}, "the loss became nan"),
         (None, {0: -11}, "process 0 was killed by SIGSEGV and left no message"),
         (None, {1: 3}, "process 1 ended with exit code 3 and left no message"),
+        (None, {0: 75, 1: -15}, "process 1 was killed by SIGTERM and left no message"),
+        (None, {0: 75}, "stopped by SIGTERM: nothing was being trained"),
+        (("Connection closed by peer", False), {0: 1, 1: 130}, "stopped by SIGINT: nothing was being trained"),
     ],
 )
 def test_the_cause_is_told_from_its_consequences(
@@ -101,9 +159,14 @@ def test_the_cause_is_told_from_its_consequences(
 ) -> None:
     if outcome is not None:
         left = {"time": 1, "exit_code": 1, "message": outcome[0], "ours": outcome[1], "notes": [], "traceback": ""}
-        (tmp_path / "rank-1.json").write_text(json.dumps(left))
-    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in codes.items()}
-    assert str(launching._cause(failures, str(tmp_path), debug=False)).startswith(said)
+        (tmp_path / "rank-0.json").write_text(json.dumps(left))
+    assert str(launching._cause(codes, str(tmp_path), stopped=0, debug=False)).startswith(said)
+
+
+def test_children_that_a_signal_ended_before_they_could_handle_it(tmp_path: Path) -> None:
+    found = launching._cause({0: -15, 1: 75}, str(tmp_path), stopped=75, debug=False)
+    assert (str(found)[:18], found.exit_code) == ("stopped by SIGTERM", 75)
+    assert launching._cause({0: -15, 1: -9}, str(tmp_path), stopped=75, debug=False).exit_code == 1
 
 
 def test_under_a_foreign_launcher_rank_0_alone_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +177,7 @@ def test_under_a_foreign_launcher_rank_0_alone_speaks(monkeypatch: pytest.Monkey
     assert left.value.code == 2
     with pytest.raises(MixcoreError), said_once(1, ConfigError):
         raise MixcoreError("to one")
-    monkeypatch.setenv("MIXCORE_OUTCOMES", "folder")  # our own launcher chooses who speaks
+    monkeypatch.setenv("MIXCORE_LAUNCH", "folder")  # our own launcher chooses who speaks
     with pytest.raises(ConfigError), said_once(1, ConfigError):
         raise ConfigError("to all alike")
 
@@ -201,6 +264,38 @@ def test_processes_that_cannot_share_a_batch_are_refused(two: Two) -> None:
     assert "data.batch_size = 9 cannot be shared by 2 processes equally" in Path("error-0").read_text()
 
 
+@pytest.mark.ddp
+def test_processes_that_find_different_checkpoints_are_refused(two: Two) -> None:
+    # a folder per rank stands for the disks of two machines; rank 0 alone writes to its own
+    stopping = ("mix.signal_at=4", "mix.only_rank=0")
+    assert two(*stopping, folder="disk-{rank}") == [75, 75]
+    assert two(*stopping, folder="disk-{rank}") == [2, 2]
+    said = Path("error-0").read_text()
+    host = platform.node()
+    assert f"process 0 on {host}: last.pt, iteration 6\n" in said
+    assert f"process 1 on {host}: no checkpoint\n" in said
+    assert "copy" in said
+    assert not Path("disk-1/metrics.jsonl").exists()
+
+    shutil.copytree("disk-0", "disk-1")
+    Path("disk-1/checkpoints/previous.pt").replace("disk-1/checkpoints/last.pt")
+    assert two(*stopping, folder="disk-{rank}") == [2, 2]
+    assert f"process 1 on {host}: last.pt, iteration 3\n" in Path("error-0").read_text()
+
+    shutil.copyfile("disk-0/checkpoints/last.pt", "disk-1/checkpoints/last.pt")
+    assert two(*stopping, folder="disk-{rank}") == [0, 0]
+
+
+@pytest.mark.ddp
+def test_a_damage_that_all_processes_find_is_said_by_rank_0(two: Two) -> None:
+    assert two("mix.signal_at=4", "mix.only_rank=0") == [75, 75]
+    Path("error-1").unlink()
+    Path("run/checkpoints/last.pt").write_bytes(b"")
+    assert two("mix.signal_at=4", "mix.only_rank=0") == [2, 2]
+    assert Path("error-0").read_text().startswith("run/checkpoints/last.pt is no readable checkpoint")
+    assert not Path("error-1").exists()
+
+
 # --- the launcher, with real commands --------------------------------------------------------------------------------
 
 
@@ -216,11 +311,18 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ddp
 @pytest.mark.usefixtures("one_thread")
-def test_an_error_in_one_process_is_said_once(toy_config: Path) -> None:
-    command = arguments(toy_config, "mix.nan_at=4", "mix.only_rank=1")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("mix.nan_at=4", "the loss became nan at epoch 2, iteration 4: mixer toy_mix"),
+        ("mix.exit_at=4", "process 1 ended with exit code 0 before the run was done and left no message"),
+    ],
+)
+def test_what_ended_one_process_is_said_once(toy_config: Path, fault: str, said: str) -> None:
+    command = arguments(toy_config, fault, "mix.only_rank=1")
     failed = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("mixcore: the loss became nan at epoch 2, iteration 4: mixer toy_mix")
+    assert failed.stderr.startswith(f"mixcore: {said}")
     assert len(failed.stderr.splitlines()) == 1
     assert failed.stdout.count("epoch 1/4") == 1
 
