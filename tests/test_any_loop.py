@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import mixcore
-
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "any_loop.md").read_text()
 PARTS = re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##+ |\Z)", PAGE, flags=re.S | re.M)
 BLOCKS = [(heading, block) for heading, text in PARTS for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]

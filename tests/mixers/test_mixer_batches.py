@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import mixcore
 from mixcore.api import ConfigError, DataError, Mix, hookimpl
-from mixcore.testing import TinyConvNet
+from mixcore.testing import TinyConvNet, Tripwire
 
 Call = Callable[[Any, Any], Any]
 
@@ -124,6 +124,15 @@ def test_a_step_is_checked_by_keyword_too() -> None:
         step(images=IMAGES.byte(), labels=LABELS)
     loss, _ = step(images=IMAGES, labels=LABELS)
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("door", [of_mixer, of_step])
+def test_a_guarded_batch_is_checked_and_mixed_as_any_other(door: Callable[[str], Call]) -> None:
+    images = IMAGES.as_subclass(Tripwire)
+    for labels in (LABELS, LABELS.as_subclass(Tripwire)):
+        door("cutmix")(images, labels)
+        with pytest.raises(DataError, match=r"0\.\.3"):
+            door("cutmix")(images, labels + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
