@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+import mixcore
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "any_loop.md").read_text()
 PARTS = re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##+ |\Z)", PAGE, flags=re.S | re.M)
 BLOCKS = [(heading, block) for heading, text in PARTS for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]
@@ -25,6 +27,7 @@ QUIET = [
         r"The '?\w+'? does not have many workers",
         r"The number of training batches",
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+        r"The dirpath has changed",
         r"'pin_memory' argument is set as true but no accelerator",
     )
 ]
@@ -95,6 +98,51 @@ def test_the_page_has_every_loop_under_its_own_heading() -> None:
     assert "create_mixer" in headings[0]
     assert "dataloader" in headings[1]
     assert all("create_step" in heading for heading in headings[5:])
+
+
+def count_after(mixer: Any) -> int:
+    return int(mixer.get_extra_state())
+
+
+@quiet
+def test_a_checkpoint_of_lightning_has_the_mixers_count(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="the page's LightningModule needs lightning, a dev package")
+    names = run("lightning")
+    (saved,) = tmp_path.rglob("*.ckpt")
+    again = names["Classifier"](network("lightning"))
+    again.load_state_dict(torch.load(saved, weights_only=True)["state_dict"])
+    assert count_after(again.mixer) == count_after(names["trainer"].model.mixer) == 4
+    lightning, loader = names["lightning"], names["loader"]
+    lightning.Trainer(max_epochs=2, logger=False).fit(again, loader, ckpt_path=saved)
+    assert count_after(again.mixer) == 8
+
+
+@quiet
+def test_the_trainer_of_transformers_resumes_the_mixers_count(tmp_path: Path) -> None:
+    names = run("transformers")
+    assert count_after(names["trainer"].model.mixer) == 8  # four steps of two batches each
+    resumed = run("transformers", CODE["transformers"].replace("train()", 'train("out/checkpoint-2")'))
+    assert count_after(resumed["trainer"].model.mixer) == 8
+    assert resumed["trainer"].state.global_step == 4
+
+
+@quiet
+def test_accelerate_saves_step_and_mixer(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is a dev package")
+    accelerator = accelerate.Accelerator(cpu=True)
+    step = accelerator.prepare(mixcore.create_step(network("step"), mix="mixup", num_classes=10, iterations=9))
+    mixer = mixcore.create_mixer("mixup", num_classes=10)
+    accelerator.register_for_checkpointing(mixer)
+    images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
+    step(images, labels)
+    lam = [mixer(images, labels).lam for _ in range(2)][-1]
+    accelerator.save_state(tmp_path / "saved")
+    third = mixer(images, labels).lam
+    step(images, labels)
+    accelerator.load_state(tmp_path / "saved")
+    assert int(step.get_extra_state()) == 1
+    assert torch.equal(mixer(images, labels).lam, third)
+    assert not torch.equal(third, lam)
 
 
 @quiet
