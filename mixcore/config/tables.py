@@ -15,7 +15,16 @@ from mixcore.config.schema import DataTable, MixTable, PluginTable, RunConfig
 from mixcore.config.structure import structure
 from mixcore.errors import ConfigError
 
-__all__ = ["CORE_KEYS", "ReadTree", "config_from_tree", "config_to_tree", "plain", "plugin_table", "read_tree"]
+__all__ = [
+    "CORE_KEYS",
+    "ReadTree",
+    "config_from_tree",
+    "config_to_tree",
+    "plain",
+    "plugin_table",
+    "probability_faults",
+    "read_tree",
+]
 
 Table = TypeVar("Table", bound=PluginTable)
 
@@ -112,11 +121,12 @@ def _table_list(cls: type[PluginTable], value: object, key: str) -> tuple[tuple[
         if table is not None:
             read.append(table)
     if key == "mix" and not faults:
-        faults += _probability_faults([table for table in read if isinstance(table, MixTable)])
+        faults += probability_faults([table for table in read if isinstance(table, MixTable)])
     return tuple(read), faults
 
 
-def _probability_faults(mixers: Sequence[MixTable]) -> list[Fault]:
+def probability_faults(mixers: Sequence[MixTable]) -> list[Fault]:
+    """What is wrong with the probabilities of tables that take turns, taken together."""
     given = [mixer.probability for mixer in mixers if mixer.probability is not None]
     total = math.fsum(given)
     if total > 1 + 1e-9:

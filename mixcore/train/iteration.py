@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.discovery.manager import Plugins
-from mixcore.errors import HookError
+from mixcore.errors import ConfigError, HookError
 from mixcore.evidence.network import Network
 from mixcore.evidence.probe import Probe
 from mixcore.hooks.calls import PluginCalls
@@ -230,6 +230,12 @@ class Iteration:
     # --- losses and numbers ------------------------------------------------------------------------------------------
 
     def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        classes = self._machinery.task.num_classes
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            raise ConfigError(
+                f"the network gave logits {list(logits.shape)}; expected [M,{classes}] for {classes} classes: make the "
+                "network with as many classes as the task has"
+            )
         owner = self._machinery.of(self._plugins.loss)
         return owner.calls.compute_loss(
             logits=logits.float(), targets=targets, modules=owner.modules, task=self._machinery.task, step=self._step

@@ -20,6 +20,8 @@ from mixcore.types import Mix, Part, Step, Targets
 
 __all__ = ["Predictor", "TrainingStep"]
 
+_COUNT = "_extra_state"
+"""Name of the counted iterations in a state dict: torch's, see get_extra_state."""
 Predictor = tuple[nn.Module, nn.Module | None]
 """A network and the head that reads its pooled features; None: the network's own head."""
 
@@ -176,6 +178,7 @@ class TrainingStep(nn.Module):
     def saved_state(self) -> dict[str, Tensor]:
         """Tensors of the network and of all parts that belong into a checkpoint, by name."""
         left_out = tuple(f"parts.{key}.{name}." for key, name, part in self._each_part() if not part.save)
+        left_out += (_COUNT,)  # the run's own loop tells the iteration
         state = self.state_dict()
         return {
             name: value for name, value in state.items() if isinstance(value, Tensor) and not name.startswith(left_out)
@@ -195,13 +198,16 @@ class TrainingStep(nn.Module):
             )
         self.load_state_dict(dict(state), strict=False)
 
-    def get_extra_state(self) -> dict[str, int]:
-        """How many iterations the step has counted, for loops that do not pass `iteration`."""
-        return {"next": self._next}
+    def get_extra_state(self) -> Tensor:
+        """How many iterations the step has counted, for loops that do not pass `iteration`.
 
-    def set_extra_state(self, state: Mapping[str, int]) -> None:
+        A tensor, because every format of checkpoints takes one (safetensors takes nothing else).
+        """
+        return torch.tensor(self._next)
+
+    def set_extra_state(self, state: Tensor) -> None:
         """Continue counting where the saved step stopped."""
-        self._next = state["next"]
+        self._next = int(state)
 
     def _each_part(self) -> Iterator[tuple[str, str, Part]]:
         for one in self._machinery.installed:

@@ -1,0 +1,77 @@
+"""`create_step`: any method's whole training step, for a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mixcore.mixers.batches import StepBatches, task_of
+from mixcore.mixers.methods import step_plugins
+from mixcore.mixers.networks import check_classes, check_interface
+from mixcore.mixers.place import rank
+from mixcore.train.build import build_step
+from mixcore.train.step import TrainingStep
+from mixcore.types import LabelKind
+
+__all__ = ["create_step"]
+
+
+def create_step(
+    model: nn.Module,
+    *,
+    mix: str | object | Mapping[str, Any] | Sequence[str | object | Mapping[str, Any]] = "none",
+    labels: str | object | Mapping[str, Any] | None = None,
+    loss: str | object | Mapping[str, Any] | None = None,
+    extra: Sequence[str | object | Mapping[str, Any]] = (),
+    num_classes: int,
+    iterations: int,
+    epochs: int = 1,
+    seed: int = 0,
+    in_channels: int = 3,
+    image_size: tuple[int, int] = (224, 224),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    label_kind: LabelKind = "class",
+    overwrite: bool = False,
+    compile: bool = False,  # noqa: A002 - torch's word
+) -> TrainingStep:
+    """The whole training step of any method, as a module to wrap in DistributedDataParallel and to train as one likes.
+
+    `mix`, `labels`, `loss` and `extra` are names, tables as in a TOML file, {"name": "cutmix", "alpha": 0.2}, or
+    instances of plugin classes; `mix` may be a list. `model` is on its device already and has timm's
+    `forward_features`, `forward_head` and `get_classifier`. `iterations` and `epochs` are the totals of the run.
+    `in_channels` and `image_size` (height, width) are those of the batches: parts that a method trains are built for
+    them. `mean` and `std` are what the images were normalised with (0 and 1 by default). `overwrite` grants the mixer
+    the batch. The step follows the autocast that surrounds it.
+
+    Raises ConfigError where names, options, network and labels do not fit together; the step raises DataError for a
+    batch that is not of this kind.
+    """
+    plugins = step_plugins(mix, labels, loss, extra)
+    check_interface(model, "create_step")
+    check_classes(model, num_classes)
+    task = task_of(
+        num_classes,
+        in_channels,
+        image_size,
+        label_kind,
+        None if mean is None else tuple(mean),
+        None if std is None else tuple(std),
+    )
+    step = build_step(
+        plugins,
+        model,
+        task,
+        device=next(model.parameters()).device,
+        seed=seed,
+        epochs=epochs,
+        iterations=iterations,
+        precision=None,
+        compile=compile,
+        rank=rank(),
+        owns_batch=overwrite,
+    )
+    step.register_forward_pre_hook(StepBatches(task), with_kwargs=True)
+    return step
