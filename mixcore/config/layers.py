@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from mixcore.config.describe import LONGEST, cut
-from mixcore.config.faults import Fault, Path, nearest
+from mixcore.config.faults import Fault, Path, dotted, nearest
 from mixcore.config.tables import CORE_KEYS
 from mixcore.config.text import MAX_DEPTH, BadTextError, key_lines, parse, tree_faults
 
@@ -112,7 +112,7 @@ def _shown(path: FilePath) -> str:
 
 def _placed(fault: Fault, layer: Layer) -> Fault:
     """The fault with its place in words: the merged tree, which would tell it, is never made."""
-    return Fault(fault.path, f"{fault.message}, in {layer.place(fault.path)}")
+    return Fault((), f"{layer.place(fault.path)}: {dotted(fault.path)}: {fault.message}")
 
 
 def _nearest_file(path: FilePath) -> str:

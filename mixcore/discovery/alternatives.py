@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from mixcore.config.structure import option_fields
-from mixcore.discovery.catalogue import installed
 from mixcore.discovery.declared import NETWORK_NEEDS, Declared
 from mixcore.discovery.survey import plugins_of_role
 
@@ -26,8 +25,8 @@ def installed_plugins(role: str) -> Iterator[tuple[str, Declared]]:
 
 
 def names_of_role(role: str) -> list[str]:
-    """The installed plugins that a table of this role may name; every name where none of them can be imported."""
-    return list(plugins_of_role(None if role == "extra" else role)) or list(installed())
+    """The installed plugins that a table of this role may name, and those whose role is not known in time."""
+    return list(plugins_of_role(None if role == "extra" else role))
 
 
 def options_without(plugin: Any, missing: Collection[str], provided: Collection[str]) -> list[str]:

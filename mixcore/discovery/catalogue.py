@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, PackageNotFoundError, distributions, metadata, requires, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, metadata, requires
 from typing import Any
 
 import attrs
@@ -189,15 +189,18 @@ def _unknown(name: str, claims: Collection[str], names: Collection[str]) -> str:
     return f"{message}{broken}"
 
 
-def _how_to_get(distribution: str, when: str) -> str:
+def _how_to_get(name: str, when: str) -> str:
     """The pip line; a distribution that is there without offering anything is not to be installed once more."""
     try:
-        number = version(distribution)
+        found = Distribution.from_name(name)
+        offers = _IN_GROUP.search(found.read_text("entry_points.txt") or "")
     except Exception:  # not installed, or nothing that can be read
-        return f"{when}: pip install {distribution}"
+        return f"{when}: pip install {name}"
+    if offers or found.version is None:
+        return f"{when}: pip install {name}"
     return (
-        f'{distribution} {number} is installed and offers no plugin: it has no entry point in the group "{GROUP}". '
-        f"Install it again: pip install --force-reinstall --no-deps {distribution}"
+        f'{name} {found.version} is installed and offers no plugin: it has no entry point in the group "{GROUP}". '
+        f"Install it again: pip install --force-reinstall --no-deps {name}"
     )
 
 

@@ -73,7 +73,7 @@ def _near(name: object, allowed: Collection[str]) -> str:
 
 
 def _is_collection(value: object) -> bool:
-    return isinstance(value, Collection) and not isinstance(value, str | bytes)
+    return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
 
 
 def _read(plugin: Any, attribute: str, default: Any, label: str) -> Any:

@@ -23,8 +23,9 @@ from mixcore.discovery.load import load
 
 __all__ = ["Surveyed", "child_environment", "plugins_of_role", "survey"]
 
-LIMIT = 120
-"""Seconds that all imports together may take."""
+LIMIT = 20
+"""Seconds that somebody waits for a message: what is not known by then is left out of it."""
+LATE = "its import did not end in time"
 _MARK = "mixcore-survey "
 
 
@@ -40,10 +41,14 @@ class Surveyed:
 
 
 def plugins_of_role(role: str | None) -> dict[str, Surveyed]:
-    """The installed plugins of a role, by name; those that cannot be imported in time are passed over."""
+    """The installed plugins of a role, by name, and those of which nothing is known in time; broken ones are left out."""
     names = tuple(name for name, entries in installed().items() if len(entries) == 1)
     surveyed = _survey_once(names, tuple(sys.path))
-    return {name: found for name, found in surveyed.items() if not found.fault and found.role == role}
+    return {
+        name: found
+        for name, found in surveyed.items()
+        if (not found.fault and found.role == role) or found.fault == LATE
+    }
 
 
 @functools.cache
@@ -51,10 +56,10 @@ def _survey_once(names: tuple[str, ...], _path: tuple[str, ...]) -> Mapping[str,
     return survey(names)
 
 
-def survey(names: Sequence[str], limit: float = LIMIT) -> dict[str, Surveyed]:
-    """Import the plugins of these names, as many at a time as there are CPUs, within `limit` seconds altogether."""
+def survey(names: Sequence[str], limit: float | None = None) -> dict[str, Surveyed]:
+    """Import the plugins of these names, as many at a time as there are CPUs, within `limit` seconds."""
     processes = min(os.cpu_count() or 1, max(1, len(names) // 8))  # each has to import torch first
-    ends = time.monotonic() + limit
+    ends = time.monotonic() + (LIMIT if limit is None else limit)
     with ThreadPoolExecutor(max_workers=processes) as pool:
         parts = pool.map(lambda part: _survey_part(part, ends), [names[k::processes] for k in range(processes)])
         found = {name: one for part in parts for name, one in part.items()}
@@ -77,7 +82,7 @@ def _survey_part(names: Sequence[str], ends: float) -> dict[str, Surveyed]:
 def _ask_child(names: Sequence[str], seconds: float) -> tuple[dict[str, Surveyed], str]:
     """What one child told before it ended, and what ended it."""
     if seconds <= 0:
-        return {}, "there was no time left to import it"
+        return {}, LATE
     command = [sys.executable, "-P", "-m", "mixcore.discovery.survey", *names]
     try:
         done = subprocess.run(
@@ -91,7 +96,7 @@ def _ask_child(names: Sequence[str], seconds: float) -> tuple[dict[str, Surveyed
         )
         output, fault = done.stdout, f"its import ended the process with status {done.returncode}"
     except subprocess.TimeoutExpired as error:
-        output, fault = error.stdout or b"", "its import did not end in time"
+        output, fault = error.stdout or b"", LATE
     told = {}
     for line in output.decode(errors="replace").splitlines():
         if line.startswith(_MARK):

@@ -156,7 +156,10 @@ def test_a_need_for_a_mask() -> None:
         build_method_plugins(mix=["none", "none"], extra=[Hungry(wants=("mask",))])
 
 
-def test_a_refusal_names_installed_plugins_that_would_do(install: Callable[..., None]) -> None:
+def test_a_refusal_names_installed_plugins_that_would_do(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)  # every installed plugin, on a busy machine
     provides = "    role = 'mix'\n    provides = frozenset({'mask'})\n"
     install(
         {"shape": "fake_shape:Shape", "broken": "fake_broken:Broken", "plain": "fake_plain:Plain"},
