@@ -41,7 +41,7 @@ class Surveyed:
 
 
 def plugins_of_role(role: str | None) -> dict[str, Surveyed]:
-    """The installed plugins of a role, by name, and those of which nothing is known in time; broken ones are left out."""
+    """The installed plugins of a role, by name, and those not known in time; broken ones are left out."""
     names = tuple(name for name, entries in installed().items() if len(entries) == 1)
     surveyed = _survey_once(names, tuple(sys.path))
     return {
