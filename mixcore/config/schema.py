@@ -175,7 +175,7 @@ class RunSection:
     """`[run]`: where and on what the run happens; nothing here is part of the configuration's digest."""
 
     dir: str | None = attrs.field(default=None, validator=optional(min_len(1)))
-    """Run folder; absent: runs/<name of the file>."""
+    """Run folder; absent: runs/<name of the file>-<what --set changed>."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; "auto" takes CUDA where there is one."""
     trace_hooks: bool = False

@@ -193,7 +193,7 @@ def _how_to_get(name: str, when: str) -> str:
     """The pip line; a distribution that is there without offering anything is not to be installed once more."""
     try:
         found = Distribution.from_name(name)
-        offers = _IN_GROUP.search(found.read_text("entry_points.txt") or "")
+        offers = any(_lines_of_group(found.read_text("entry_points.txt") or ""))
     except Exception:  # not installed, or nothing that can be read
         return f"{when}: pip install {name}"
     if offers or found.version is None:

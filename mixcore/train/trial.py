@@ -44,7 +44,8 @@ def try_run(config: RunConfig, plugins: Plugins) -> Session:
     """
     turns = _Turns()
     processes = Processes(device=torch.device("cpu"))
-    session = build_session(_plain(config), attrs.evolve(plugins, chooser=cast("PluginCalls", turns)), processes)
+    with _refused(config, "building the run"):
+        session = build_session(_plain(config), attrs.evolve(plugins, chooser=cast("PluginCalls", turns)), processes)
     images, labels = _first_images(config, plugins, session)
     loop = _loop(config, session, processes)
     start = {name: value.clone() for name, value in session.state.step.saved_state().items()}
@@ -53,7 +54,7 @@ def try_run(config: RunConfig, plugins: Plugins) -> Session:
         rows = slice(_rows(config, plugins, chosen))
         mixer = "an unmixed batch" if chosen is None else f"the mixer {plugins.mixers[chosen].label}"
         session.state.iteration = 0
-        with _refused(config, mixer):
+        with _refused(config, f"the first iteration with {mixer}"):
             loop.iterate(0, images[rows].clone(), labels[rows].clone())
             _check_weights(session)
         session.state.step.load_saved_state(start)
@@ -97,7 +98,7 @@ def _first_images(config: RunConfig, plugins: Plugins, session: Session) -> tupl
         device=torch.device("cpu"),
         channels_last=config.train.channels_last,
     )
-    with _refused(config, "reading images"):
+    with _refused(config, "reading the first images"):
         return next(iter(loader.epoch(0)))
 
 
@@ -133,12 +134,14 @@ def _check_weights(session: Session) -> None:
 
 @contextmanager
 def _refused(config: RunConfig, what: str) -> Iterator[None]:
-    """Around what a run would do: any error becomes a ConfigError that says where it was."""
+    """Around what a run would do: an error that is no refusal yet becomes a ConfigError that says where it was."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, MixcoreError) and error.exit_code == ConfigError.exit_code:
+            raise
         said = str(error) if isinstance(error, MixcoreError) else f"{type(error).__name__}: {error}"
-        refusal = ConfigError(f"the first iteration fails with {what}: {said}{_hint(config, said)}")
+        refusal = ConfigError(f"{what} fails: {said}{_hint(config, said)}")
         for note in getattr(error, "__notes__", ()):
             refusal.add_note(note)
         raise refusal from error

@@ -38,7 +38,7 @@ def four(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 def test_each_plugin_is_told_whatever_its_neighbours_do(four: list[str]) -> None:
-    found = survey(four, limit=40)
+    found = survey(four, limit=15)
     assert found["good"].role == "mix"
     assert found["good"].declared is not None
     assert found["good"].declared.provides == {"mask"}

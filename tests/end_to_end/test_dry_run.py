@@ -54,27 +54,59 @@ class Halving:
             raise ValueError(f"{images.shape[-1]} pixels cannot be halved four times")
         return Mix.clean(images)
 
+class Net(nn.Module):
+    num_features = 4
+    feature_info = ()
+
+    def __init__(self, width, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(width, 4), nn.BatchNorm1d(4))
+        self.fc = nn.Linear(4, classes)
+
+    def forward_features(self, images):
+        return self.body(images)
+
+    def forward_head(self, features, pre_logits=False):
+        return features if pre_logits else self.fc(features)
+
+    def get_classifier(self):
+        return self.fc
+
+    def forward(self, images):
+        return self.forward_head(self.forward_features(images))
+
 @attrs.define(eq=False, kw_only=True)
 class Flat:
     role = "backbone"
 
     @hookimpl
     def build_backbone(self, task):
-        width = task.in_channels * task.image_size[0] * task.image_size[1]
-        return nn.Sequential(nn.Flatten(), nn.Linear(width, 4), nn.BatchNorm1d(4), nn.Linear(4, task.num_classes))
+        return Net(task.in_channels * task.image_size[0] * task.image_size[1], task.num_classes)
+
+@attrs.define(eq=False, kw_only=True)
+class Nothing:
+    role = "backbone"
+
+    @hookimpl
+    def build_backbone(self, task):
+        return nn.Identity()
 """
 
 
 @pytest.fixture
 def sized(install: Callable[..., None]) -> None:
-    entries = {"halving": "fake_sized:Halving", "flat": "fake_sized:Flat"}
+    entries = {"halving": "fake_sized:Halving", "flat": "fake_sized:Flat", "nothing": "fake_sized:Nothing"}
     install(entries, {"fake_sized": SIZED}, distribution="fake-sized")
 
 
 def test_a_size_that_a_mixer_cannot_halve(sized: None, dry: Say) -> None:
     message = dry("mix.name=halving")
-    assert "the first iteration fails with the mixer halving (fake-sized 1.0)" in message
+    assert "the first iteration with the mixer halving (fake-sized 1.0) fails: " in message
     assert "8 pixels cannot be halved four times" in message
+
+
+def test_a_network_that_is_no_backbone(sized: None, dry: Say) -> None:
+    assert "building the run fails: build_backbone of nothing" in dry("backbone.name=nothing")
 
 
 def test_every_mixer_is_tried(sized: None, dry: Say) -> None:
@@ -91,7 +123,7 @@ def test_one_image_with_batch_norm(sized: None, dry: Say) -> None:
 
 
 def test_an_iteration_whose_loss_is_not_finite(dry: Say) -> None:
-    assert "the first iteration fails with the mixer toy_mix" in dry("mix.nan_at=0")
+    assert "the first iteration with the mixer toy_mix" in dry("mix.nan_at=0")
     dry("mix.nan_at=1", code=0)
 
 
