@@ -66,7 +66,7 @@ def check_dir(run_dir: str) -> None:
     if not nearest.is_dir():
         raise _refused(run_dir, f"{cut(str(nearest))} is no directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _refused(run_dir, f"{cut(str(nearest))} cannot be written")
+        raise _refused(run_dir, f"{cut(str(nearest))} gives no permission to write")
     longest = os.pathconf(nearest, "PC_NAME_MAX")  # below a directory that is missing nothing looks at the rest
     if any(len(os.fsencode(part)) > longest for part in path.parts):
         raise _refused(run_dir, f"a name in it is longer than {longest} bytes")
@@ -74,6 +74,6 @@ def check_dir(run_dir: str) -> None:
 
 def _refused(run_dir: str, why: str) -> ConfigError:
     return ConfigError(
-        f"run.dir: the run folder {cut(run_dir)} cannot be made: {why}; expected a directory, or a path where one can "
+        f"run.dir: the run folder {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one can "
         "be made. Name another one: --set run.dir=PATH"
     )

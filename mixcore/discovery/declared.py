@@ -41,7 +41,11 @@ def declared(plugin: Any, label: str) -> Declared:
         raise BrokenPluginError(f'{label}: suggests is {suggests!r}, expected a table such as {{"labels": "area"}}')
     _names(plugin, "suggests", SUGGESTED, label)
     stages = _read(plugin, "stages", (), label)
-    if not _is_collection(stages) or not all(isinstance(stage, str | int) for stage in stages):
+    if (
+        not _is_collection(stages)
+        or isinstance(stages, Mapping)
+        or not all(isinstance(stage, str | int) for stage in stages)
+    ):
         raise BrokenPluginError(f"{label}: stages is {stages!r}, expected a tuple of stage names or numbers")
     return Declared(
         needs=_names(plugin, "needs", NETWORK_NEEDS | MIXER_NEEDS, label),
@@ -73,7 +77,7 @@ def _near(name: object, allowed: Collection[str]) -> str:
 
 
 def _is_collection(value: object) -> bool:
-    return isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+    return isinstance(value, Collection) and not isinstance(value, str | bytes)
 
 
 def _read(plugin: Any, attribute: str, default: Any, label: str) -> Any:

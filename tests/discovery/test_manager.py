@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -175,6 +176,12 @@ def test_a_refusal_names_installed_plugins_that_would_do(
     installed = str(caught.value).partition("(installed: ")[2].partition(")")[0].split(", ")
     assert "shape" in installed
     assert not {"plain", "broken", "none"} & set(installed)
+    with pytest.raises(UnknownPluginError) as unknown:
+        build_method_plugins(mix="shaep")
+    offered = str(unknown.value).partition("Installed: ")[2].rstrip(".").split(", ")
+    assert {"shape", "plain", "none"} <= set(offered)
+    assert not {"weights", "soft_cross_entropy", "digits", "timm", "mix_off", "broken"} & set(offered), "mixers only"
+    assert "fake_broken" not in sys.modules
 
 
 def test_kinds_of_labels() -> None:

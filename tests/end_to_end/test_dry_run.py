@@ -134,7 +134,7 @@ def test_groups_and_accumulation(dry: Say) -> None:
 def test_a_folder_below_a_file(dry: Say, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = dry("run.dir=file/run")
-    assert "run.dir: the run folder file/run cannot be made" in message
+    assert "run.dir: the run folder file/run cannot be written" in message
     assert "is no directory" in message
 
 

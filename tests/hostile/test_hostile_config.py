@@ -111,13 +111,6 @@ def garbled(draw: random.Random) -> bytes:
     return bytes(text)
 
 
-@pytest.fixture
-def quick(toy_config: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the toy plugins; messages are made without asking what every plugin installed is."""
-    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 0)
-    return toy_config
-
-
 def mutated(count: int) -> list[bytes]:
     print(f"MIXCORE_FUZZ_SEED={SEED}")
     draw = random.Random(SEED)
@@ -144,20 +137,20 @@ def approved(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mutated_configurations_end_with_0_or_2(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mutated_configurations_end_with_0_or_2(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = mutated(150)
-    fitting = approved(texts, quick, capsys)
+    fitting = approved(texts, toy_config, capsys)
     assert 5 < len(fitting) < 145, "some fit and some do not, or this tests little"
-    assert not (quick.parent / "run").exists(), "a dry run writes nothing"
+    assert not (toy_config.parent / "run").exists(), "a dry run writes nothing"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_thousand_of_them(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fitting = approved(mutated(2000), quick, capsys)
+def test_two_thousand_of_them(toy_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fitting = approved(mutated(2000), toy_config, capsys)
     for number, text in enumerate(fitting[:40]):
-        quick.write_bytes(text)
+        toy_config.write_bytes(text)
         sets = ["--set", f'run.dir="start{number}"', "--set", "schedule.epochs=1", "--set", "schedule.warmup_epochs=0"]
-        code = main(["run", str(quick), *sets])
+        code = main(["run", str(toy_config), *sets])
         message = capsys.readouterr().err
         assert code == 0, f"approved, but exit {code}:\n{message}\n{text.decode()}"
