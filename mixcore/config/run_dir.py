@@ -74,6 +74,6 @@ def check_dir(run_dir: str) -> None:
 
 def _refused(run_dir: str, why: str) -> ConfigError:
     return ConfigError(
-        f"run.dir: the run folder {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one can "
-        "be made. Name another one: --set run.dir=PATH"
+        f"run.dir: the run folder {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one "
+        "can be made. Name another one: --set run.dir=PATH"
     )
