@@ -34,6 +34,12 @@ dir = "run"
 """Four epochs of three iterations."""
 
 
+@pytest.fixture(autouse=True)
+def no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name every installed plugin, whatever its role: finding out takes importing all of them."""
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 0)
+
+
 @pytest.fixture
 def toy_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A configuration of the toy plugins, installed for this process and those it starts; works in a fresh folder."""

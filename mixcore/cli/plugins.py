@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from mixcore.cli.table import print_table
 
+if TYPE_CHECKING:
+    from mixcore.discovery.catalogue import Entry
+    from mixcore.discovery.survey import Surveyed
+
 __all__ = ["command"]
+
+IMPORT_LIMIT = 300
+"""Seconds that `--roles` gives to importing every plugin."""
 
 
 @click.group(invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Import each plugin in a process of its own; exit 1 if one is broken.")
+@click.option("--roles", is_flag=True, help="List the role of each plugin too, which takes importing them.")
 @click.pass_context
-def command(ctx: click.Context, check: bool) -> None:
+def command(ctx: click.Context, check: bool, roles: bool) -> None:
     """List the installed plugins, show one, or check them all."""
     if check:
         _check(ctx)
     elif ctx.invoked_subcommand is None:
-        _list()
+        _list(roles)
 
 
 @command.command("list")
@@ -69,21 +80,54 @@ def _paragraph(text: str | None) -> str:
     return " ".join((text or "No description.").strip().partition("\n\n")[0].split())
 
 
-def _list() -> None:
+def _list(roles: bool = False) -> None:
     from mixcore.discovery.catalogue import installed
 
-    entries = [entry for claims in installed().values() for entry in claims]
-    print_table(
-        ("name", "distribution", "version", "summary"),
-        [(entry.name, entry.distribution, entry.version, entry.summary) for entry in entries],
-    )
+    claims = installed()
+    entries = [entry for found in claims.values() for entry in found]
+    columns = {
+        "name": [entry.name for entry in entries],
+        "distribution": [entry.distribution for entry in entries],
+        "version": [entry.version for entry in entries],
+        "role": _roles(claims, [entry.name for entry in entries]) if roles else None,
+        "summary": [entry.summary for entry in entries],
+    }
+    shown = {head: cells for head, cells in columns.items() if cells is not None}
+    print_table(tuple(shown), list(zip(*shown.values(), strict=True)))
+    _tell_unreadable()
+
+
+def _roles(claims: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> list[str]:
+    """The role of each name, where one distribution has it and it can be imported."""
+    from mixcore.discovery.survey import survey
+
+    found = survey([name for name, entries in claims.items() if len(entries) == 1], limit=IMPORT_LIMIT)
+    return [_role(found[name]) if name in found else "claimed more than once" for name in names]
+
+
+def _role(found: Surveyed) -> str:
+    return f"unknown: {found.fault}" if found.fault else found.role or "extra"
+
+
+def _tell_unreadable() -> bool:
+    """Name the distributions that cannot be read on stderr; whether there are any."""
+    from mixcore.discovery.catalogue import unreadable
+
+    broken = unreadable()
+    for found in broken:
+        click.echo(f"mixcore: {found}", err=True)
+    return bool(broken)
 
 
 def _check(ctx: click.Context) -> None:
     from mixcore.discovery.catalogue import installed
     from mixcore.discovery.check import check_all
 
-    checked = check_all(entry for claims in installed().values() for entry in claims)
+    entries = [entry for claims in installed().values() for entry in claims]
+    checked = []
+    for number, found in enumerate(check_all(entries), 1):
+        click.echo(f"{number} of {len(entries)}: {found.name}{' is broken' if found.fault else ''}", err=True)
+        checked.append(found)
     print_table(
         ("name", "distribution", "version", "role", "needs", "provides", "state"),
         [
@@ -96,8 +140,8 @@ def _check(ctx: click.Context) -> None:
                 " ".join(found.provides),
                 f"broken: {found.fault}" if found.fault else "ok",
             )
-            for found in checked
+            for found in sorted(checked, key=lambda found: (found.name, found.distribution))
         ],
     )
-    if any(found.fault for found in checked):
+    if _tell_unreadable() or any(found.fault for found in checked):
         ctx.exit(1)

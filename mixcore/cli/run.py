@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,12 @@ def command(
     """
     import os
 
-    from mixcore.config.load import load_config
+    from mixcore.config.load import load_config, read_config
+    from mixcore.config.run_dir import check_dir
+
+    if not _among_several(os.environ):
+        read_config(config, overrides)  # before all that follows imports torch, which takes seconds
+
     from mixcore.discovery.manager import build_plugins
     from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
     from mixcore.train.folder import RunFolder
@@ -56,8 +62,10 @@ def command(
                 raise ConfigError(f"--nproc {nproc} inside a launcher that started {place.world} processes; remove it")
             loaded = load_config(config, overrides)
             folder = RunFolder(Path(loaded.resolved["run"]["dir"]))
+            check_dir(loaded.resolved["run"]["dir"])
             plugins = build_plugins(loaded.config)
-            folder.check_owner(loaded.resolved, loaded.places)
+            if not dry_run:
+                folder.check_owner(loaded.resolved, loaded.places)
         if dry_run:
             _check(loaded, plugins)
             return
@@ -74,18 +82,21 @@ def command(
             click.echo(f"done: {_result(folder)} ({folder.path})")
 
 
+def _among_several(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process: then rank 0 alone says what all of them find in the file."""
+    return bool({"RANK", "SLURM_PROCID"} & environment.keys())
+
+
 def _check(loaded: Loaded, plugins: Plugins) -> None:
-    """Build everything but start nothing; print the resolved file and one line per role."""
-    import torch
+    """Build everything, try the first iteration and keep nothing; print the resolved file and one line per role."""
+    from mixcore.train.trial import try_run
 
-    from mixcore.train.distributed import Processes
-    from mixcore.train.setup import build_session
-
-    session = build_session(loaded.config, plugins, Processes(device=torch.device("cpu")))
+    state = try_run(loaded.config, plugins).state
     click.echo(loaded.text.rstrip() + "\n")
     for role, name, distribution, version, line in plugins.described():
         click.echo(f"# {role}: {name} ({distribution} {version}) {line}")
-    click.echo(f"# everything fits: {session.state.epochs} epochs of {session.state.iterations_per_epoch} iterations")
+    click.echo(f"# run folder: {loaded.resolved['run']['dir']}")
+    click.echo(f"# everything fits: {state.epochs} epochs of {state.iterations_per_epoch} iterations")
 
 
 def _result(folder: RunFolder) -> str:

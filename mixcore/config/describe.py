@@ -10,7 +10,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-__all__ = ["type_text", "value_text"]
+__all__ = ["LONGEST", "cut", "type_text", "value_text"]
+
+LONGEST = 80
+"""Characters of a value, a key or a path that a message repeats."""
 
 _PLAIN: dict[object, str] = {
     bool: "true or false",
@@ -47,23 +50,36 @@ def type_text(declared: Any) -> str:
     return "a table" if hasattr(kind, "__attrs_attrs__") else getattr(kind, "__name__", str(kind))
 
 
+def cut(text: str, longest: int = LONGEST) -> str:
+    """The text, its middle left out where it is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def value_text(value: object) -> str:
     """What was found, with its kind: `"0.2" (a string)`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
-        return f"{value} (an integer)"
+        return f"{_integer(value)} (an integer)"
     if isinstance(value, float):
         return f"{value} (a number)"
     if isinstance(value, str):
-        return f'"{value}" (a string)'
+        return f'"{cut(value)}" (a string)'
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, datetime.date | datetime.time):
         return f"{value} (a date or time)"
-    return f"{value!r} ({type(value).__name__})"
+    return f"{cut(repr(value))} ({type(value).__name__})"
+
+
+def _integer(value: int) -> str:
+    """Python refuses to write integers of thousands of digits."""
+    return str(value) if value.bit_length() < 200 else f"one of {value.bit_length()} bits"
 
 
 def _literal(value: object) -> str:

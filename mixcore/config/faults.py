@@ -8,9 +8,15 @@ from typing import NoReturn, TypeAlias
 
 import attrs
 
+from mixcore.config.describe import LONGEST, cut
 from mixcore.errors import ConfigError, MixcoreError
 
 __all__ = ["Fault", "Path", "dotted", "nearest", "raise_faults", "suggestion"]
+
+MOST_FAULTS = 50
+"""Faults that one message lists."""
+LONGEST_FAULT = 4000
+"""Characters that one fault may have in it; a list of installed plugins is long."""
 
 Path: TypeAlias = tuple[str | int, ...]
 """Where something stands in the tree of tables: ("mix", 1, "alpha") is written mix[1].alpha."""
@@ -30,8 +36,8 @@ def dotted(path: Path) -> str:
     """The path as it is written in messages."""
     text = ""
     for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
-    return text
+        text += f"[{key}]" if isinstance(key, int) else f".{cut(key)}" if text else cut(key)
+    return cut(text, 4 * LONGEST)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -58,7 +64,8 @@ def raise_faults(faults: Sequence[Fault], source: str, place: Callable[[Path], s
     """
 
     def line(fault: Fault) -> str:
-        return ": ".join(text for text in (place(fault.path), dotted(fault.path), fault.message) if text)
+        parts = (place(fault.path), dotted(fault.path), cut(fault.message, LONGEST_FAULT))
+        return ": ".join(text for text in parts if text)
 
     if len(faults) == 1:
         fault = faults[0]
@@ -67,4 +74,5 @@ def raise_faults(faults: Sequence[Fault], source: str, place: Callable[[Path], s
         raise type(fault.error)(line(fault)) from fault.error.__cause__
     heading = f"{len(faults)} faults" + (f" in {source}" if source else "")
     cause = next((fault.error for fault in faults if fault.error is not None), None)
-    raise ConfigError("\n  ".join((f"{heading}:", *map(line, faults)))) from cause
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    raise ConfigError("\n  ".join((f"{heading}:", *map(line, faults[:MOST_FAULTS]), *more))) from cause

@@ -5,15 +5,17 @@ Each layer remembers where its keys stand, so that a fault found in the merged t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 import attrs
-import tomli
 
-from mixcore.config.faults import Fault, Path, nearest
+from mixcore.config.describe import LONGEST, cut
+from mixcore.config.faults import Fault, Path, dotted, nearest
 from mixcore.config.tables import CORE_KEYS
+from mixcore.config.text import MAX_DEPTH, BadTextError, key_lines, parse, tree_faults
 
 __all__ = ["Layer", "merge_layers", "overrides_layer", "read_layers"]
 
@@ -36,78 +38,88 @@ class Layer:
         return next(inside, self.source)
 
 
-def read_layers(path: FilePath, faults: list[Fault], chain: tuple[FilePath, ...] = ()) -> list[Layer]:
-    """The file and all that it extends, the most basic first; what cannot be read is added to `faults`."""
-    by = f"extended by {chain[-1]}: " if chain else ""
-    if path.resolve() in [earlier.resolve() for earlier in chain]:
-        circle = " -> ".join(str(file) for file in (*chain, path))
-        faults.append(Fault((), f"extends goes in a circle: {circle}; remove one of these lines"))
+def read_layers(path: FilePath, faults: list[Fault]) -> list[Layer]:
+    """The file and all that it extends, the most basic first; what cannot be read is added to `faults`.
+
+    A file that is reached in several ways counts once, where it is reached first.
+    """
+    return _Reader(faults).read(path, ())
+
+
+@attrs.define
+class _Reader:
+    """Reads each file once."""
+
+    faults: list[Fault]
+    seen: set[str] = attrs.field(factory=set)
+    """Real paths of the files that were read."""
+
+    def read(self, path: FilePath, chain: tuple[FilePath, ...]) -> list[Layer]:
+        """Layers of the file that `chain` extends, the last of it directly."""
+        by = f"extended by {_shown(chain[-1])}: " if chain else ""
+        real = _real_path(path)
+        if real in map(_real_path, chain):
+            return self._refuse(f"extends goes in a circle: {_circle((*chain, path))}; remove one of these lines")
+        if len(chain) == MAX_DEPTH:
+            return self._refuse(f"{by}extends goes through more than {MAX_DEPTH} files, one after the other")
+        if real in self.seen:
+            return []
+        self.seen.add(real)
+        try:
+            text = path.read_bytes().decode()
+            tree = parse(text)
+        except FileNotFoundError:
+            return self._refuse(f"{by}there is no file {_shown(path)}{_nearest_file(path)}")
+        except (OSError, ValueError) as error:  # also names with NUL, bytes that are no UTF-8
+            line = f":{error.line}" if isinstance(error, BadTextError) and error.line else ""
+            what = error.strerror if isinstance(error, OSError) else error
+            return self._refuse(f"{by}{_shown(path)}{line}: cannot be read as TOML: {what}")
+        shown = _shown(path)
+        layer = Layer(tree, {key: f"{shown}:{line}" for key, line in key_lines(text).items()}, shown)
+        unusable = tree_faults(tree)
+        if unusable:
+            self.faults += [_placed(fault, layer) for fault in unusable]
+            return []
+        return [*self._basis(path, layer, chain), layer]
+
+    def _basis(self, path: FilePath, layer: Layer, chain: tuple[FilePath, ...]) -> list[Layer]:
+        extends = layer.tree.pop("extends", [])
+        if not (isinstance(extends, list) and all(isinstance(name, str) for name in extends)):
+            where = layer.place(("extends",))
+            return self._refuse(f'{where}: extends: expected a list of files, such as extends = ["base.toml"]')
+        return [found for name in extends for found in self.read(path.parent / name, (*chain, path))]
+
+    def _refuse(self, message: str) -> list[Layer]:
+        self.faults.append(Fault((), message))
         return []
+
+
+def _real_path(path: FilePath) -> str:
+    """What tells one file from another; the path itself where it can lead to none, which reading it then says."""
     try:
-        text = path.read_bytes().decode()
-        tree = tomli.loads(text)
-    except FileNotFoundError:
-        faults.append(Fault((), f"{by}there is no file {path}{_nearest_file(path)}"))
-        return []
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
-        line = f":{error.lineno}" if isinstance(error, tomli.TOMLDecodeError) else ""
-        faults.append(Fault((), f"{by}{path}{line}: cannot be read as TOML: {error}"))
-        return []
-    places = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}
-    layer = Layer(tree, places, str(path))
-    extends = tree.pop("extends", [])
-    if not (isinstance(extends, list) and all(isinstance(name, str) for name in extends)):
-        where = layer.place(("extends",))
-        faults.append(Fault((), f'{where}: extends: expected a list of files, such as extends = ["base.toml"]'))
-        return [layer]
-    basis = [found for name in extends for found in read_layers(path.parent / name, faults, (*chain, path))]
-    return [*basis, layer]
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)
+
+
+def _circle(files: Sequence[FilePath]) -> str:
+    return " -> ".join(map(_shown, files))
+
+
+def _shown(path: FilePath) -> str:
+    return cut(str(path), 2 * LONGEST)
+
+
+def _placed(fault: Fault, layer: Layer) -> Fault:
+    """The fault with its place in words: the merged tree, which would tell it, is never made."""
+    return Fault((), f"{layer.place(fault.path)}: {dotted(fault.path)}: {fault.message}")
 
 
 def _nearest_file(path: FilePath) -> str:
     if not path.parent.is_dir():
-        return f"; there is no folder {path.parent} either"
+        return f"; there is no folder {_shown(path.parent)} either"
     found = nearest(path.name, [file.name for file in path.parent.glob("*.toml")])
     return f"; did you mean {path.parent / found}?" if found else ""
-
-
-def _key_lines(text: str) -> dict[Path, int]:
-    """Line of each key and table of a valid TOML text: statements are parsed one by one, as soon as they are whole."""
-    lines: dict[Path, int] = {}
-    counts: dict[Path, int] = {}
-    table: Path = ()
-    statement, start = "", 1
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not statement:
-            start = number
-        statement += line
-        try:
-            tree = tomli.loads(statement)
-        except tomli.TOMLDecodeError:
-            continue  # goes on in the next line
-        for key in _paths(tree):
-            if statement.lstrip().startswith("[["):
-                if not isinstance(key[-1], int):
-                    continue
-                counts[key[:-1]] = counts.get(key[:-1], -1) + 1
-                table = (*key[:-1], counts[key[:-1]])
-                lines[table] = start
-            elif statement.lstrip().startswith("["):
-                table = key
-                lines.setdefault(table, start)
-            else:
-                lines.setdefault((*table, *key), start)
-        statement = ""
-    return lines
-
-
-def _paths(tree: object, prefix: Path = ()) -> list[Path]:
-    items: list[tuple[str | int, Any]] = []
-    if isinstance(tree, dict):
-        items = list(tree.items())
-    elif isinstance(tree, list):
-        items = list(enumerate(tree))
-    return [path for key, item in items for path in ((*prefix, key), *_paths(item, (*prefix, key)))]
 
 
 def overrides_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
@@ -116,8 +128,9 @@ def overrides_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
     for override in overrides:
         key, equals, text = override.partition("=")
         path = _key_path(key)
+        shown = cut(override, 2 * LONGEST)
         if not equals or not path:
-            faults.append(Fault((), f"--set {override}: expected key.path=value, such as --set optimizer.lr=0.05"))
+            faults.append(Fault((), f"--set {shown}: expected key.path=value, such as --set optimizer.lr=0.05"))
             continue
         table = layer.tree
         for name in path[:-1]:
@@ -125,17 +138,18 @@ def overrides_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
             if not isinstance(table, dict):
                 break
         if not isinstance(table, dict):
-            faults.append(Fault((), f"--set {override}: another --set gives {key.rpartition('.')[0]} a plain value"))
+            faults.append(Fault((), f"--set {shown}: another --set gives {key.rpartition('.')[0]} a plain value"))
             continue
         table[path[-1]] = _value(text)
-        layer.places[path] = f"--set {override}"
+        layer.places[path] = f"--set {shown}"
+    faults += [_placed(fault, layer) for fault in tree_faults(layer.tree)]
     return layer
 
 
 def _key_path(key: str) -> tuple[str, ...]:
     try:
-        tree: Any = tomli.loads(f"{key} = 0") if "\n" not in key else {}
-    except tomli.TOMLDecodeError:
+        tree: Any = parse(f"{key} = 0") if "\n" not in key else {}
+    except BadTextError:
         return ()
     path: list[str] = []
     while isinstance(tree, dict) and len(tree) == 1:
@@ -146,8 +160,8 @@ def _key_path(key: str) -> tuple[str, ...]:
 
 def _value(text: str) -> Any:
     try:
-        tree = tomli.loads(f"value = {text.strip()}")
-    except tomli.TOMLDecodeError:
+        tree = parse(f"value = {text.strip()}")
+    except BadTextError:
         return text
     return tree["value"] if len(tree) == 1 else text
 
@@ -181,10 +195,10 @@ def _merge_role(merged: Layer, layer: Layer, role: str, value: Any, faults: list
             _forget(merged, (role,))
     if isinstance(earlier, dict) and isinstance(value, Mapping):
         if "name" in value and value["name"] != earlier.get("name", value["name"]):
-            for key in set(earlier) - CORE_KEYS[role]:
+            options = set(earlier) - CORE_KEYS[role]
+            for key in options:
                 del earlier[key]
-                _forget(merged, (role, key))
-                _forget(merged, (role, 0, key))
+            _forget(merged, *((role, key) for key in options), *((role, 0, key) for key in options))
     elif role in merged.tree:
         _forget(merged, (role,))
     _merge(merged, (role,), value)
@@ -207,6 +221,11 @@ def _copy(value: Any) -> Any:
     return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
-def _forget(merged: Layer, prefix: Path) -> None:
-    for path in [path for path in merged.places if path[: len(prefix)] == prefix]:
-        del merged.places[path]
+def _forget(merged: Layer, *prefixes: Path) -> None:
+    """Leave out the places of these paths and of all below them."""
+    gone = set(prefixes)
+    merged.places = {
+        path: place
+        for path, place in merged.places.items()
+        if not any(path[:length] in gone for length in range(1, len(path) + 1))
+    }

@@ -13,6 +13,7 @@ import tomli_w
 
 from mixcore.config.faults import Fault, Path, raise_faults
 from mixcore.config.layers import Layer, merge_layers, overrides_layer, read_layers
+from mixcore.config.run_dir import default_dir
 from mixcore.config.schema import RunConfig
 from mixcore.config.structure import option_fields
 from mixcore.config.tables import config_to_tree, read_tree
@@ -20,7 +21,7 @@ from mixcore.discovery.select import Selected, Selection, Wanted, select
 from mixcore.errors import ConfigError
 from mixcore.options import is_place
 
-__all__ = ["Loaded", "determining", "digest_of", "load_config"]
+__all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
 
 _PLUGIN_TABLES = tuple(field.name for field in attrs.fields(Wanted))
 _COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})
@@ -52,9 +53,7 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     """
     path = FilePath(path)
     faults: list[Fault] = []
-    layers = [*read_layers(path, faults), overrides_layer(overrides, faults)]
-    if faults:
-        raise_faults(faults, str(path))
+    layers = read_config(path, overrides)
     merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
@@ -62,7 +61,19 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
         raise_faults(faults, str(path), merged.place)
-    return _resolve(RunConfig(**read.values), selection, path.stem)
+    return _resolve(RunConfig(**read.values), selection, default_dir(path.stem, determining(layers[-1].tree)))
+
+
+def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Layer]:
+    """The layers of a configuration, `overrides` (`key.path=value`) the last; no plugin is imported.
+
+    Raises ConfigError where a file is missing or is no TOML that can be used, or an override has no meaning.
+    """
+    faults: list[Fault] = []
+    layers = [*read_layers(FilePath(path), faults), overrides_layer(overrides, faults)]
+    if faults:
+        raise_faults(faults, str(path))
+    return layers
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
@@ -74,7 +85,7 @@ def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, 
     return [fault for fault in faults if fault.path[0] in values or fault.path[0] not in merged.tree]
 
 
-def _resolve(config: RunConfig, selection: Selection, stem: str) -> Loaded:
+def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
     faults: list[Fault] = []
 
     def complete(selected: Selected | None) -> Any:
@@ -98,7 +109,7 @@ def _resolve(config: RunConfig, selection: Selection, stem: str) -> Loaded:
     config = attrs.evolve(
         config,
         eval=attrs.evolve(config.eval, predictor=config.eval.predictor or selection.predictor or "model"),
-        run=attrs.evolve(config.run, dir=config.run.dir or f"runs/{stem}"),
+        run=attrs.evolve(config.run, dir=config.run.dir or run_dir),
         **tables,
     )
     resolved = config_to_tree(config)

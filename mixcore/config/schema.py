@@ -27,6 +27,23 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Clock: TypeAlias = Literal["epoch", "iteration"]
 
 
+MOST = 2**31 - 1
+"""What any number of images, epochs or iterations stays below."""
+MOST_WORKERS = 1024
+LARGEST = 1e30
+"""Largest number that float32 weights can be multiplied by and stay finite for a while."""
+
+
+def _finite(_instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"'{attribute.name}' must be a finite number of at most {LARGEST:g}: {value}")
+
+
+_NOT_NEGATIVE = and_(_finite, ge(0))
+_POSITIVE = and_(_finite, gt(0))
+_COUNT = and_(ge(1), le(MOST))
+
+
 def _each_below_one(_instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:
     if not all(0 <= beta < 1 for beta in value):
         raise ValueError(f"'{attribute.name}' must each be in [0, 1): {value}")
@@ -50,7 +67,7 @@ class MixTable(PluginTable):
 
     probability: float | None = attrs.field(default=None, validator=optional(and_(ge(0), le(1))))
     """Chance in [0, 1] that this mixer gets the batch; absent: an equal share of what the others leave."""
-    group_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    group_size: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Samples that are mixed among themselves; absent: the batch of one process. Divides every process's share."""
 
 
@@ -58,9 +75,9 @@ class MixTable(PluginTable):
 class DataTable(PluginTable):
     """`[data]`: the data set and how batches are read from it."""
 
-    batch_size: int = attrs.field(default=100, validator=ge(1))
+    batch_size: int = attrs.field(default=100, validator=_COUNT)
     """Images per iteration, over all processes together."""
-    workers: int = attrs.field(default=0, validator=ge(0))
+    workers: int = attrs.field(default=0, validator=and_(ge(0), le(MOST_WORKERS)))
     """Reading processes of each training process, for data sets that do not fit in memory; 0: read in the same."""
     drop_last: bool = True
     """Whether the incomplete last batch of an epoch is dropped."""
@@ -72,15 +89,15 @@ class OptimizerConfig:
 
     name: str = attrs.field(default="sgd", validator=min_len(1))
     """Name of an optimizer of timm's factory: sgd, adamw, lamb, ..."""
-    lr: float = attrs.field(default=0.1, validator=ge(0))
+    lr: float = attrs.field(default=0.1, validator=_NOT_NEGATIVE)
     """Base learning rate."""
     momentum: float = attrs.field(default=0.9, validator=and_(ge(0), lt(1)))
     """Momentum in [0, 1), of optimizers that have one."""
-    weight_decay: float = attrs.field(default=1e-4, validator=ge(0))
+    weight_decay: float = attrs.field(default=1e-4, validator=_NOT_NEGATIVE)
     """Weight decay of the parameters that are not exempt."""
     betas: tuple[float, float] | None = attrs.field(default=None, validator=optional(_each_below_one))
     """Decay rates of the running averages, each in [0, 1); absent: the optimizer's own."""
-    eps: float | None = attrs.field(default=None, validator=optional(gt(0)))
+    eps: float | None = attrs.field(default=None, validator=optional(_POSITIVE))
     """Term that keeps the denominator from 0; absent: the optimizer's own."""
     nesterov: bool = False
     """Nesterov momentum; off also for "sgd", where timm would have it on."""
@@ -97,13 +114,13 @@ class ScheduleConfig:
 
     name: Literal["cosine", "constant"] = "cosine"
     """Shape of the learning rate over the run."""
-    epochs: int = attrs.field(default=200, validator=ge(1))
+    epochs: int = attrs.field(default=200, validator=_COUNT)
     """Length of the run."""
     clock: Clock = "epoch"
     """Whether the learning rate changes once an epoch or every iteration."""
-    min_lr: float = attrs.field(default=0.0, validator=ge(0))
+    min_lr: float = attrs.field(default=0.0, validator=_NOT_NEGATIVE)
     """Learning rate that the cosine falls to."""
-    warmup_epochs: int = attrs.field(default=0, validator=ge(0))
+    warmup_epochs: int = attrs.field(default=0, validator=and_(ge(0), le(MOST)))
     """Epochs of linear warm-up, always counted in iterations."""
     warmup_ratio: float = attrs.field(default=1e-5, validator=and_(ge(0), le(1)))
     """Factor in [0, 1] at which the warm-up starts."""
@@ -115,13 +132,13 @@ class TrainConfig:
 
     precision: Precision = "fp32"
     """Number format of the networks' forward passes; fp16 scales the loss."""
-    accumulate: int = attrs.field(default=1, validator=ge(1))
+    accumulate: int = attrs.field(default=1, validator=_COUNT)
     """Iterations per optimizer step; each loss is divided by it."""
     compile: bool = False
     """Whether networks go through torch.compile."""
     channels_last: bool = False
     """Whether images and networks use the channels-last memory format."""
-    clip_grad: float | None = attrs.field(default=None, validator=optional(gt(0)))
+    clip_grad: float | None = attrs.field(default=None, validator=optional(_POSITIVE))
     """Largest norm of the gradient, over all parameters; absent: not clipped."""
     sync_bn: bool = False
     """Whether BatchNorm statistics are shared by all processes."""
@@ -131,14 +148,14 @@ class TrainConfig:
     """Decay in (0, 1) of the averaged weights, evaluated as predictor "ema"; absent: none are kept."""
     ema_warmup: bool = False
     """Whether that decay grows from 0 at the start (timm's warm-up)."""
-    max_skipped: int = attrs.field(default=20, validator=ge(1))
+    max_skipped: int = attrs.field(default=20, validator=_COUNT)
     """fp16: the run stops after so many optimizer steps in a row were skipped because scaled gradients overflowed."""
-    log_every: int = attrs.field(default=50, validator=ge(1))
+    log_every: int = attrs.field(default=50, validator=_COUNT)
     """Iterations between two lines of the log."""
 
 
 def _protocol(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
-    if not re.fullmatch(r"last|best|median-last-[1-9][0-9]*", value):
+    if not re.fullmatch(r"last|best|median-last-[1-9][0-9]{0,8}", value):
         allowed = '"last", "best" or "median-last-N" such as "median-last-10"'
         raise ValueError(f"'protocol' must be {allowed}: \"{value}\"")
 
@@ -151,7 +168,7 @@ class EvalConfig:
     """Accuracy that the run reports: of the last epoch, the best one, or the median of the last N."""
     predictor: str | None = attrs.field(default=None, validator=optional(min_len(1)))
     """Predictor that picks best.pt; absent: what the mixer suggests, or "model"."""
-    batch_size: int | None = attrs.field(default=None, validator=optional(ge(1)))
+    batch_size: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Images per evaluation batch, over all processes; absent: that of training."""
 
 
@@ -160,7 +177,7 @@ class RunSection:
     """`[run]`: where and on what the run happens; nothing here is part of the configuration's digest."""
 
     dir: str | None = attrs.field(default=None, validator=optional(min_len(1)))
-    """Run folder; absent: runs/<name of the file>."""
+    """Run folder; absent: runs/<name of the file>-<what --set changed>."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; "auto" takes CUDA where there is one."""
     trace_hooks: bool = False

@@ -88,8 +88,13 @@ def _refusals(cls: type, fields: Mapping[str, attrs.Attribute[Any]], values: dic
         try:
             field.validator(instance, field, getattr(instance, field.name))
         except Exception as error:
-            faults.append(Fault((*path, key), str(error.args[0] if error.args else error)))
+            faults.append(Fault((*path, key), _said(error)))
     return faults
+
+
+def _said(error: Exception) -> str:
+    """What a validator said; attrs' own give a tuple, and some say nothing."""
+    return str(error.args[0] if error.args else error) or type(error).__name__
 
 
 def _refuse(value: object, expected: object, hint: str = "") -> _InvalidValueError:
@@ -113,7 +118,10 @@ def _structure_int(value: object, cls: type) -> int:
 def _structure_float(value: object, cls: type) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _refuse(value, cls)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _refuse(value, cls) from None
 
 
 def _structure_str(value: object, cls: type) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from mixcore.config.describe import cut
 from mixcore.config.faults import Fault, Path, dotted, raise_faults, suggestion
 from mixcore.config.schema import DataTable, MixTable, PluginTable, RunConfig
 from mixcore.config.structure import structure
@@ -178,7 +179,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
+        return _ordered([plain(item) for item in value])
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Enum):
@@ -187,4 +188,12 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, bool | int | float | str):
         return value
-    raise ConfigError(f"a {type(value).__name__} cannot be written as TOML: {value!r}")
+    raise ConfigError(f"a {type(value).__name__} cannot be written as TOML: {cut(repr(value))}")
+
+
+def _ordered(items: list[Any]) -> list[Any]:
+    """The items of a set in an order that does not change."""
+    try:
+        return sorted(items)
+    except TypeError:
+        raise ConfigError(f"a set of values of several types cannot be written as TOML: {items!r}") from None

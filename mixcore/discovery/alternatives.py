@@ -8,24 +8,25 @@ from typing import Any, Literal, get_args, get_origin
 import attrs
 
 from mixcore.config.structure import option_fields
-from mixcore.discovery.catalogue import installed
-from mixcore.discovery.declared import NETWORK_NEEDS, Declared, declared
-from mixcore.discovery.load import load
+from mixcore.discovery.declared import NETWORK_NEEDS, Declared
+from mixcore.discovery.survey import plugins_of_role
 
-__all__ = ["installed_plugins", "options_without"]
+__all__ = ["installed_plugins", "names_of_role", "options_without"]
 
 
 def installed_plugins(role: str) -> Iterator[tuple[str, Declared]]:
-    """Name and declarations, with default options, of each installed plugin of a role; broken ones are passed over."""
-    for name, entries in installed().items():
-        if len(entries) > 1:
-            continue
-        try:
-            cls = load(entries[0])
-            if getattr(cls, "role", None) == role:
-                yield name, declared(cls(), entries[0].label)
-        except Exception:  # whatever a plugin that nobody selected raises is not this run's concern
-            continue
+    """Name and declarations, with default options, of each installed plugin of a role; broken ones are passed over.
+
+    None of them is imported in this process: what a plugin does that nobody selected is not this run's concern.
+    """
+    for name, found in plugins_of_role(role).items():
+        if found.declared is not None:
+            yield name, found.declared
+
+
+def names_of_role(role: str) -> list[str]:
+    """The installed plugins that a table of this role may name, and those whose role is not known in time."""
+    return list(plugins_of_role(None if role == "extra" else role))
 
 
 def options_without(plugin: Any, missing: Collection[str], provided: Collection[str]) -> list[str]:

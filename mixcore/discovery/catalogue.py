@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, requires
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, metadata, requires
+from typing import Any
 
 import attrs
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mixcore.config.describe import cut
 from mixcore.config.faults import nearest
 from mixcore.errors import PluginConflictError, UnknownPluginError
 
-__all__ = ["GROUP", "Entry", "distribution_of", "find", "host_version", "installed", "published"]
+__all__ = [
+    "GROUP",
+    "Entry",
+    "Unreadable",
+    "distribution_of",
+    "find",
+    "host_version",
+    "installed",
+    "published",
+    "unreadable",
+]
 
 GROUP = "mixcore"
 """Group of the entry points; also the distribution whose names are reserved."""
@@ -38,27 +50,100 @@ class Entry:
         return f"{self.name} ({self.distribution} {self.version})"
 
 
-def _entry(point: EntryPoint) -> Entry | None:
-    if point.dist is None:
-        return None
-    return Entry(
-        name=point.name,
-        value=point.value,
-        distribution=point.dist.name,
-        version=point.dist.version,
-        summary=point.dist.metadata["Summary"] or "",
-        requires=tuple(point.dist.requires or ()),
-    )
+@attrs.frozen
+class Unreadable:
+    """A distribution that has something to say to mixcore, in metadata that cannot be read."""
+
+    distribution: str
+    """Its name, or the folder of its metadata where it has none."""
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution}: {self.fault}; install it again, or remove it"
 
 
 def installed() -> dict[str, list[Entry]]:
-    """Who claims each name, sorted by name; more than one entry of a name is a conflict."""
+    """Who claims each name, sorted by name; more than one entry of a name is a conflict.
+
+    Distributions that cannot be read claim nothing: :func:`unreadable` names them.
+    """
     claims: dict[str, list[Entry]] = {}
-    for point in entry_points(group=GROUP):
-        entry = _entry(point)
-        if entry is not None and entry not in claims.get(entry.name, ()):
-            claims.setdefault(entry.name, []).append(entry)
+    for found in _survey_metadata():
+        for entry in found if isinstance(found, list) else ():
+            if entry not in claims.get(entry.name, ()):
+                claims.setdefault(entry.name, []).append(entry)
     return dict(sorted(claims.items()))
+
+
+def unreadable() -> list[Unreadable]:
+    """The distributions whose metadata name mixcore's group and cannot be read."""
+    return [found for found in _survey_metadata() if isinstance(found, Unreadable)]
+
+
+def _survey_metadata() -> Iterator[list[Entry] | Unreadable]:
+    """What each distribution with entry points of ours claims; the first one on the path counts, as for imports."""
+    seen: set[str] = set()
+    for distribution in distributions():
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+        except (OSError, ValueError) as error:
+            if GROUP in _place_of(distribution):  # any other distribution is no concern of ours
+                yield Unreadable(_place_of(distribution), f"its entry points cannot be read: {error}")
+            continue
+        if not _IN_GROUP.search(text):
+            continue
+        try:
+            entries = _entries(distribution)
+        except Exception as error:  # metadata of strangers: importlib.metadata raises whatever it stumbles over
+            yield Unreadable(_place_of(distribution), f"its metadata cannot be read: {error}")
+            continue
+        name = canonicalize_name(distribution.name)
+        if name not in seen:
+            seen.add(name)
+            yield entries
+
+
+_IN_GROUP = re.compile(rf"^\s*\[\s*{GROUP}\s*\]", re.MULTILINE)
+
+
+def _entries(distribution: Distribution) -> list[Entry]:
+    """The entries of one distribution. Raises ValueError, or whatever importlib.metadata stumbles over."""
+    information: Any = distribution.metadata
+    for key in ("Name", "Version"):
+        if not information[key]:
+            raise ValueError(f"it has no {key}")
+    return [
+        Entry(
+            name=name,
+            value=value,
+            distribution=information["Name"],
+            version=information["Version"],
+            summary=information["Summary"] or "",
+            requires=tuple(distribution.requires or ()),
+        )
+        for name, value in _lines_of_group(distribution.read_text("entry_points.txt") or "")
+    ]
+
+
+def _lines_of_group(text: str) -> Iterator[tuple[str, str]]:
+    section = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[] ")
+        elif section == GROUP and line and not line.startswith(("#", ";")):
+            name, equals, value = (part.strip() for part in line.partition("="))
+            if not (equals and name and value):
+                raise ValueError(f'its entry point "{cut(line)}" is no "name = module:Class"')
+            yield name, value
+
+
+def _place_of(distribution: Distribution) -> str:
+    """The distribution's name, or where its metadata lie."""
+    try:
+        name = distribution.metadata["Name"]
+    except Exception:
+        name = None
+    return name or str(getattr(distribution, "_path", "a distribution without a name"))
 
 
 def distribution_of(name: str) -> str:
@@ -76,31 +161,47 @@ def published() -> frozenset[str]:
     return frozenset(found.name for found in requirements if canonicalize_name(found.name).startswith(prefix))
 
 
-def find(name: str, claims: Mapping[str, list[Entry]]) -> Entry:
+def find(name: str, claims: Mapping[str, list[Entry]], offered: Callable[[], Collection[str]] | None = None) -> Entry:
     """The one entry of this name.
 
-    Raises UnknownPluginError with the installed names, the nearest spelling and the pip line; PluginConflictError where
-    several distributions claim the name.
+    Raises UnknownPluginError with what is installed, the nearest spelling and the pip line, where `offered` gives the
+    names to speak of (all, by default); PluginConflictError where several distributions claim the name.
     """
     entries = claims.get(name, [])
     if not entries:
-        raise UnknownPluginError(_unknown(name, claims))
+        raise UnknownPluginError(_unknown(name, claims, offered() if offered else claims))
     if len(entries) > 1:
         raise PluginConflictError(_conflict(name, entries))
     return entries[0]
 
 
-def _unknown(name: str, names: Iterable[str]) -> str:
-    names = list(names)
+def _unknown(name: str, claims: Collection[str], names: Collection[str]) -> str:
     known = {found.removeprefix(distribution_of("")).replace("-", "_"): found for found in published()}
-    near = nearest(name, [*names, *known])
+    absent = {found: distribution for found, distribution in known.items() if found not in claims}
+    near = nearest(name, [*names, *absent])
     hint = f'; did you mean "{near}"?' if near not in (None, name) else "."
-    message = f'no installed plugin is called "{name}"{hint} Installed: {", ".join(names) or "none"}.'
-    if near is None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        return f"{message} If it is published as a plugin: pip install {distribution_of(name)}"
-    if near in known and near not in names:
-        return f"{message} Install it with: pip install {known[near]}"
-    return message
+    message = f'no installed plugin is called "{cut(name)}"{hint} Installed: {", ".join(names) or "none"}.'
+    broken = "".join(f" {found}." for found in unreadable())
+    if near is None and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,50}", name):
+        return f"{message} {_how_to_get(distribution_of(name), 'If it is published as a plugin')}{broken}"
+    if near in absent:
+        return f"{message} {_how_to_get(absent[near], 'Install it with')}{broken}"
+    return f"{message}{broken}"
+
+
+def _how_to_get(name: str, when: str) -> str:
+    """The pip line; a distribution that is there without offering anything is not to be installed once more."""
+    try:
+        found = Distribution.from_name(name)
+        offers = any(_lines_of_group(found.read_text("entry_points.txt") or ""))
+    except Exception:  # not installed, or nothing that can be read
+        return f"{when}: pip install {name}"
+    if offers or found.version is None:
+        return f"{when}: pip install {name}"
+    return (
+        f'{name} {found.version} is installed and offers no plugin: it has no entry point in the group "{GROUP}". '
+        f"Install it again: pip install --force-reinstall --no-deps {name}"
+    )
 
 
 def _conflict(name: str, entries: Iterable[Entry]) -> str:

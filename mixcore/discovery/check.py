@@ -9,8 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import attrs
@@ -20,7 +20,8 @@ from mixcore.config.structure import option_fields
 from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import declared
 from mixcore.discovery.load import load
-from mixcore.errors import MixcoreError
+from mixcore.discovery.select import plain_options
+from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 
 __all__ = ["Checked", "check_all"]
 
@@ -42,10 +43,11 @@ class Checked:
     fault: str = ""
 
 
-def check_all(entries: Iterable[Entry]) -> list[Checked]:
-    """Check each entry in its own process, as many at a time as there are CPUs."""
+def check_all(entries: Iterable[Entry]) -> Iterator[Checked]:
+    """Check each entry in its own process, as many at a time as there are CPUs; each as soon as it is known."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return list(pool.map(_check_in_process, entries))
+        for done in as_completed([pool.submit(_check_in_process, entry) for entry in entries]):
+            yield done.result()
 
 
 def _check_in_process(entry: Entry) -> Checked:
@@ -74,12 +76,21 @@ def _check_here(name: str) -> dict[str, Any]:
             return found  # an option without default: an instance can only come from a configuration
         plugin = cls()
         register(new_manager(), plugin, name, entry.label)
+        _check_options(plugin, entry.label)
         own = declared(plugin, entry.label)
         return {**found, "provides": sorted(own.provides), "needs": sorted(own.needs)}
     except MixcoreError as error:
         return {"fault": str(error)}
     except Exception as error:  # whatever a stranger's class raises is what the check is for
         return {"fault": f"{type(error).__name__}: {error}"}
+
+
+def _check_options(plugin: Any, label: str) -> None:
+    """A run writes every option into its folder: a default that TOML cannot hold would end each run."""
+    try:
+        plain_options(plugin)
+    except ConfigError as error:
+        raise BrokenPluginError(f"{label}: {error}; give it a default of TOML's own types") from error
 
 
 def main() -> None:

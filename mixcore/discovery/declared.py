@@ -63,12 +63,16 @@ def declared(plugin: Any, label: str) -> Declared:
     """
     _check_spelling(type(plugin), label)
     _check_hooks(type(plugin), label)
-    suggests = getattr(plugin, "suggests", {})
-    if not isinstance(suggests, Mapping):
+    suggests = _read(plugin, "suggests", {}, label)
+    if not isinstance(suggests, Mapping) or not all(isinstance(name, str) for name in suggests.values()):
         raise BrokenPluginError(f'{label}: suggests is {suggests!r}, expected a table such as {{"labels": "area"}}')
     _names(plugin, "suggests", SUGGESTED, label)
-    stages = getattr(plugin, "stages", ())
-    if isinstance(stages, str) or not all(isinstance(stage, str | int) for stage in stages):
+    stages = _read(plugin, "stages", (), label)
+    if (
+        not _is_collection(stages)
+        or isinstance(stages, Mapping)
+        or not all(isinstance(stage, str | int) for stage in stages)
+    ):
         raise BrokenPluginError(f"{label}: stages is {stages!r}, expected a tuple of stage names or numbers")
     return Declared(
         needs=_names(plugin, "needs", NETWORK_NEEDS | MIXER_NEEDS, label),
@@ -82,15 +86,16 @@ def declared(plugin: Any, label: str) -> Declared:
 def _names(
     plugin: Any, attribute: str, allowed: Collection[str], label: str, default: Collection[str] = ()
 ) -> frozenset[str]:
-    names = getattr(plugin, attribute, default)
+    names = _read(plugin, attribute, default, label)
     if isinstance(names, str):
         raise BrokenPluginError(f'{label}: {attribute} is the string "{names}", expected frozenset({{"{names}"}})')
+    if not _is_collection(names):
+        example = f'frozenset({{"{min(allowed)}"}}), or no such line'
+        raise BrokenPluginError(f"{label}: {attribute} is {names!r}, expected a set of names such as {example}")
     for name in names:
-        if name not in allowed:
+        if not isinstance(name, str) or name not in allowed:
             choices = ", ".join(sorted(allowed))
-            raise BrokenPluginError(
-                f"{label}: {attribute} has {name!r}, known are {choices}{suggestion(name, allowed)}"
-            )
+            raise BrokenPluginError(f"{label}: {attribute} has {name!r}, known are {choices}{_near(name, allowed)}")
     return frozenset(names)
 
 
@@ -142,3 +147,19 @@ def _never_asked(hook: str, role: str | None) -> str:
         who = f"the owner of [{roles[0]}] is"
         remedy = f'write role = "{roles[0]}"' if role is None else "ship a class of its own for it"
     return f"implements {hook}, but has {own}, and only {who} asked for that hook; {remedy}"
+
+
+def _near(name: object, allowed: Collection[str]) -> str:
+    return suggestion(name, allowed) if isinstance(name, str) else ""
+
+
+def _is_collection(value: object) -> bool:
+    return isinstance(value, Collection) and not isinstance(value, str | bytes)
+
+
+def _read(plugin: Any, attribute: str, default: Any, label: str) -> Any:
+    """The declaration; a property of a stranger may raise anything."""
+    try:
+        return getattr(plugin, attribute, default)
+    except Exception as error:
+        raise BrokenPluginError(f"{label}: {attribute} raises {type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ Nothing is raised here: every fault of every table is collected, so that the cal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,12 +15,13 @@ from mixcore.config.faults import Fault, Path
 from mixcore.config.schema import MixTable, PluginTable
 from mixcore.config.structure import option_fields, structure
 from mixcore.config.tables import CORE_KEYS, plain
+from mixcore.discovery.alternatives import names_of_role
 from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
 from mixcore.errors import ConfigError, PluginError
 
-__all__ = ["Selected", "Selection", "Wanted", "select"]
+__all__ = ["Selected", "Selection", "Wanted", "plain_options", "select"]
 
 BACKBONE_OF_TIMM = "timm"
 """The builtin that takes every backbone name which no entry point has, as its option `model`."""
@@ -42,12 +44,21 @@ class Selected:
 
     def complete_table(self) -> PluginTable:
         """The table with the value of every option, defaults too; ConfigError for one that TOML cannot hold."""
-        options = {
-            key: plain(getattr(self.plugin, field.name))
-            for key, field in option_fields(type(self.plugin)).items()
-            if getattr(self.plugin, field.name) is not None
-        }
-        return attrs.evolve(self.table, options=options)
+        return attrs.evolve(self.table, options=plain_options(self.plugin))
+
+
+def plain_options(plugin: Any) -> dict[str, Any]:
+    """The value of every option of a plugin in TOML's own types; ConfigError names one that TOML cannot hold."""
+    options = {}
+    for key, field in option_fields(type(plugin)).items():
+        value = getattr(plugin, field.name)
+        if value is None:
+            continue
+        try:
+            options[key] = plain(value)
+        except ConfigError as error:
+            raise ConfigError(f"its option {key}: {error}") from error
+    return options
 
 
 @attrs.frozen(kw_only=True)
@@ -135,7 +146,7 @@ def _select_one(
             return _given_instance(role, table), []
         if role == "backbone" and table.name not in claims:
             table = _timm_table(table)
-        entry = find(table.name, claims)
+        entry = find(table.name, claims, partial(names_of_role, role))
         cls = load(entry)
         _check_role(role, cls, entry.label)
     except ConfigError as error:

@@ -133,6 +133,25 @@ def test_check_tries_each_in_its_own_process(
     assert module not in sys.modules
 
 
+def test_roles_are_listed_without_an_import_in_this_process(
+    install: Callable[..., None],
+    shape: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install({"gone": "fake_gone:Gone"}, distribution="fake-gone")
+    everything = catalogue.installed
+    only = ("shape", "gone")
+    monkeypatch.setattr(catalogue, "installed", lambda: {n: e for n, e in everything().items() if n in only})
+    assert main(["plugins", "--roles"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    found = {row.split()[0]: row for row in rows}
+    assert head.split() == ["name", "distribution", "version", "role", "summary"]
+    assert found["shape"].split()[3] == "mix"
+    assert "unknown: " in found["gone"]
+    assert "fake_cli_shape" not in sys.modules
+
+
 def test_markup_in_a_cell_is_shown_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -156,7 +157,10 @@ def test_a_need_for_a_mask() -> None:
         build_method_plugins(mix=["none", "none"], extra=[Hungry(wants=("mask",))])
 
 
-def test_a_refusal_names_installed_plugins_that_would_do(install: Callable[..., None]) -> None:
+def test_a_refusal_names_installed_plugins_that_would_do(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)  # every installed plugin, on a busy machine
     provides = "    role = 'mix'\n    provides = frozenset({'mask'})\n"
     install(
         {"shape": "fake_shape:Shape", "broken": "fake_broken:Broken", "plain": "fake_plain:Plain"},
@@ -172,6 +176,12 @@ def test_a_refusal_names_installed_plugins_that_would_do(install: Callable[..., 
     installed = str(caught.value).partition("(installed: ")[2].partition(")")[0].split(", ")
     assert "shape" in installed
     assert not {"plain", "broken", "none"} & set(installed)
+    with pytest.raises(UnknownPluginError) as unknown:
+        build_method_plugins(mix="shaep")
+    offered = str(unknown.value).partition("Installed: ")[2].rstrip(".").split(", ")
+    assert {"shape", "plain", "none"} <= set(offered)
+    assert not {"weights", "soft_cross_entropy", "digits", "timm", "mix_off", "broken"} & set(offered), "mixers only"
+    assert "fake_broken" not in sys.modules
 
 
 def test_kinds_of_labels() -> None:

@@ -1,0 +1,79 @@
+"""The run folder that a configuration gets by default, and whether a folder can be made at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mixcore.config.describe import cut
+from mixcore.errors import ConfigError
+
+__all__ = ["check_dir", "default_dir"]
+
+LONGEST_NAME = 150
+"""Bytes of a folder's name; file systems take 255."""
+_STRANGE = re.compile(r"[^\w.,=+-]+", re.ASCII)
+
+
+def default_dir(stem: str, overridden: Mapping[str, Any]) -> str:
+    """`runs/<stem>`, and all that was overridden: `runs/quickstart-mix.name=mixup`.
+
+    Each set of overrides has a folder of its own, whatever their order. A name that a file system might refuse is cut
+    or loses characters, and ends with a hash of the whole.
+    """
+    name = stem if stem.strip(".") else "run"
+    settings = sorted(_settings(overridden))
+    whole = "-".join((name, *settings))
+    plain = "-".join((name, *(_STRANGE.sub("_", setting) for setting in settings)))
+    plain = plain.encode("utf-8", "replace").decode()  # a stem in another encoding
+    if plain != whole or len(plain.encode()) > LONGEST_NAME:
+        digest = hashlib.blake2b(whole.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        plain = f"{plain.encode()[: LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{digest}"
+    return f"runs/{plain}"
+
+
+def _settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={_value(value)}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and not any(isinstance(item, list | Mapping) for item in value):
+        return ",".join(map(_value, value))
+    return json.dumps(value, default=str, separators=(",", ":"))
+
+
+def check_dir(run_dir: str) -> None:
+    """Refuse a run folder that cannot be made or written, without making anything. ConfigError names `run.dir`."""
+    path = Path(run_dir).absolute()
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the file system would take the name
+    except (OSError, ValueError) as error:
+        raise _refused(run_dir, error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
+    nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    if not nearest.is_dir():
+        raise _refused(run_dir, f"{cut(str(nearest))} is no directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _refused(run_dir, f"{cut(str(nearest))} gives no permission to write")
+    longest = os.pathconf(nearest, "PC_NAME_MAX")  # below a directory that is missing nothing looks at the rest
+    if any(len(os.fsencode(part)) > longest for part in path.parts):
+        raise _refused(run_dir, f"a name in it is longer than {longest} bytes")
+
+
+def _refused(run_dir: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"run.dir: the run folder {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one "
+        "can be made. Name another one: --set run.dir=PATH"
+    )
