@@ -85,6 +85,7 @@ class Mixer(nn.Module):
             stages=(),
             attention=False,
             precision=precision,
+            compile=False,
             overwrite=(overwrite,) * len(plugins.mixers),
         )
         # asking whose turn it is costs a small batch a tenth of its mixing

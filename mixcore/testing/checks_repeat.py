@@ -91,7 +91,7 @@ def _train(harness: Harness, step: TrainingStep, optimizer: torch.optim.Optimize
 def two_training_steps(harness: Harness) -> None:
     """Two optimizer steps: finite losses, and every trained module moves."""
     step = harness.step()
-    optimizer = torch.optim.SGD(step.param_groups(lr=0.05))
+    optimizer = torch.optim.SGD(step.param_groups(lr=0.05, momentum=0.9))
     trained = {one.name: [p.detach().clone() for p in one.module.parameters()] for one in step.trained()}
     for iteration in range(2):
         _train(harness, step, optimizer, iteration)
@@ -105,7 +105,7 @@ def two_training_steps(harness: Harness) -> None:
 def state_round_trip(harness: Harness) -> None:
     """Saved, loaded into a new step and continued, a run ends with the numbers of the run that went on."""
     step = harness.step()
-    optimizer = torch.optim.SGD(step.param_groups(lr=0.05))
+    optimizer = torch.optim.SGD(step.param_groups(lr=0.05, momentum=0.9))
     _train(harness, step, optimizer, 0)
     saved = io.BytesIO()
     torch.save({"step": step.saved_state(), "optimizer": optimizer.state_dict()}, saved)
@@ -113,7 +113,7 @@ def state_round_trip(harness: Harness) -> None:
     state = torch.load(saved, weights_only=True, map_location=harness.device)
     resumed = harness.step()
     resumed.load_saved_state(state["step"])
-    resumed_optimizer = torch.optim.SGD(resumed.param_groups(lr=0.05))
+    resumed_optimizer = torch.optim.SGD(resumed.param_groups(lr=0.05, momentum=0.9))
     resumed_optimizer.load_state_dict(state["optimizer"])
     went_on = _train(harness, step, optimizer, 1)
     continued = _train(harness, resumed, resumed_optimizer, 1)

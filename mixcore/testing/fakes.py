@@ -29,7 +29,7 @@ class Columns:
         """One share of the columns per image."""
         count, _, height, width = images.shape
         partner = send(draw_partners("permutation", count, rng), images.device)
-        kept = send(torch.randint(0, width + 1, (count, 1), generator=rng), images.device)
+        kept = send(torch.randint(0, width + 1, (count, 1), generator=rng, device="cpu"), images.device)
         own = (torch.arange(width, device=images.device) < kept)[:, None, None].expand(count, 1, height, width)
         mixed = torch.where(own, images, images[partner])
         return Mix.pair(mixed, partner, own[:, 0, 0].float().mean(1), own.float() if self.masked else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -42,6 +43,20 @@ class ClassFolders:
     def path(self, index: int) -> Path:
         """Path of one image."""
         return self.folder / os.fsdecode(bytes(self.files[index]))
+
+    def fingerprint(self) -> str:
+        """Hash of each file's class, path below `folder` and size in bytes; 0 for one that is gone."""
+        total = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
+        for index, name in enumerate(self.files):
+            total.update(b"%d %d %s\n" % (self.labels[index], _size(self.path(index)), bytes(name)))
+        return total.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: Sequence[Path] = ()) -> ClassFolders:

@@ -52,6 +52,10 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.folders)
 
+    def fingerprint(self) -> str:
+        """Hash of names, labels and sizes of all files: another image of the same size under a name is not told."""
+        return self.folders.fingerprint()
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path = self.folders.path(index)
         image: Image = open_rgb(path, str(path), self.on_corrupt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -198,3 +199,21 @@ def test_global_generators_are_given_back(root):
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     list(train.epoch(0))
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_a_folder_is_told_by_names_classes_and_sizes_and_not_by_its_place(root, tmp_path):
+    def told(folder):
+        return ImageFolder(root=str(folder), size=16).build_data().train.fingerprint()
+
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(root / "train", moved / "train")
+    shutil.copytree(root / "val", moved / "val")
+    first = told(root)
+    assert told(moved) == first
+    (moved / "train" / "ant" / "0.JPEG").rename(moved / "train" / "bee" / "zero.JPEG")
+    assert told(moved) != first
+    (moved / "train" / "bee" / "zero.JPEG").rename(moved / "train" / "ant" / "0.JPEG")
+    assert told(moved) == first
+    with (moved / "train" / "ant" / "0.JPEG").open("ab") as file:
+        file.write(b"\0")
+    assert told(moved) != first
