@@ -40,7 +40,7 @@ def test_docstring_roles_are_gone() -> None:
 def test_signatures_are_those_of_the_code() -> None:
     assert "Mix.clean(images: Tensor, **rest: Any) -> Mix" in PAGE
     assert "    *,\n    network: str | None = None,\n" in PAGE
-    assert "settle(loss: Tensor, parameters: Iterable[Tensor], scale: float = 1.0) -> Tensor" in PAGE
+    assert "settle(loss: Tensor, parameters: Iterable[Tensor], scale: Tensor | float = 1.0) -> Tensor" in PAGE
     assert "UnreadableSampleError(message: str, *, skip: bool = False)" in PAGE
     assert "_pool" not in PAGE, "private fields stay out"
 

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mixcore.cli.main import main
@@ -96,13 +97,13 @@ class Declares:
 @pytest.mark.parametrize("attribute", ["needs", "provides", "accepts", "stages", "suggests"])
 @pytest.mark.parametrize("value", [None, 3, (["a"],), (None,), {"labels": 3}], ids=str)
 def test_declarations_that_are_no_names(attribute: str, value: object) -> None:
-    plugin = type("Odd", (Declares,), {attribute: value})()
+    plugin = attrs.define(type("Odd", (Declares,), {attribute: value}))()
     with pytest.raises(BrokenPluginError, match=rf"^odd \(fake 1\.0\): {attribute} "):
         declared(plugin, "odd (fake 1.0)")
 
 
 def test_a_declaration_that_raises() -> None:
-    plugin = type("Odd", (), {"needs": property(lambda _self: 1 / 0)})()
+    plugin = attrs.define(type("Odd", (), {"needs": property(lambda _self: 1 / 0)}))()
     with pytest.raises(BrokenPluginError, match="odd: needs raises ZeroDivisionError"):
         declared(plugin, "odd")
 

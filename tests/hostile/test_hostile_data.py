@@ -25,7 +25,7 @@ import pyarrow, pyarrow.parquet
 import torch
 from mixcore.data.loader import build_train_loader
 from mixcore.errors import DataError
-from mixcore.train.signals import StopSignals
+from mixcore.train.signals import StopSignals, leaving_at_once
 from mixcore_plugins_builtin.data.image_folder import ImageFolder
 from mixcore_plugins_builtin.data.parquet import Parquet
 
@@ -48,19 +48,28 @@ def one_by_one():
     return len(labels) - len(loader._fetcher.unreadable)
 
 
+def at_start(ready):
+    # as in start-up: a signal ends the process on the spot
+    with leaving_at_once():
+        os.write(ready, b"1")
+        return resident()
+
+
+def in_training(ready):
+    # as in training: the first signal is remembered, a second SIGINT is raised wherever the run is
+    with StopSignals() as signals, signals.deferred():
+        os.write(ready, b"1")
+        return one_by_one()
+
+
 def child(ready):
     try:
-        with StopSignals() as signals:
-            os.write(ready, b"1")
-            try:
-                found = {"resident": resident, "one_by_one": one_by_one}[way]()
-            except DataError as error:
-                return "refused"
-            except BaseException as error:
-                return "stopped"
-            return "whole" if found == IMAGES else "dropped"
+        found = {"resident": at_start, "one_by_one": in_training}[way](ready)
+    except DataError:
+        return "refused"
     except BaseException:
         return "stopped"
+    return "whole" if found == IMAGES else "dropped"
 
 
 OUTCOMES = ("whole", "stopped", "dropped", "refused")
@@ -76,13 +85,20 @@ for _ in range(trials):
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os._exit(OUTCOMES.index(child(writing)))
+        outcome = "stopped"
+        try:
+            outcome = child(writing)
+        finally:
+            os._exit(OUTCOMES.index(outcome))
     os.read(reading, 1)
+    if way == "one_by_one":
+        os.kill(pid, signal.SIGINT)
     time.sleep(rng.random() * takes)
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
     _, status = os.waitpid(pid, 0)
     os.close(reading), os.close(writing)
-    tally[OUTCOMES[os.waitstatus_to_exitcode(status)]] += 1
+    code = os.waitstatus_to_exitcode(status)
+    tally["stopped" if code == 130 else OUTCOMES[code]] += 1
     if way == "resident":
         assert resident() == IMAGES, "the cache keeps a short set"
 print(json.dumps(tally))

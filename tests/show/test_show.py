@@ -193,6 +193,6 @@ def test_show_of_a_run_folder_takes_its_best_weights(
 
 def test_show_of_a_run_judged_by_its_averaged_weights(config: Path) -> None:
     config.write_text(config.read_text() + '[eval]\npredictor = "ema"\n')
-    assert main(["run", str(config), "--set", "schedule.epochs=1"]) == 0
+    assert main(["run", str(config), "--set", "schedule.epochs=1", "--set", "run.dir=runs/tiny"]) == 0
     assert show("runs/tiny", "--rows", "1").strip() == "tiny.png"
     assert "ema" in evaluate("runs/tiny")

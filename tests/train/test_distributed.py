@@ -292,7 +292,7 @@ def test_a_damage_that_all_processes_find_is_said_by_rank_0(two: Two) -> None:
     Path("error-1").unlink()
     Path("run/checkpoints/last.pt").write_bytes(b"")
     assert two("mix.signal_at=4", "mix.only_rank=0") == [2, 2]
-    assert Path("error-0").read_text().startswith("run/checkpoints/last.pt is no readable checkpoint")
+    assert Path("error-0").read_text().startswith("run/checkpoints/last.pt is no checkpoint")
     assert not Path("error-1").exists()
 
 
