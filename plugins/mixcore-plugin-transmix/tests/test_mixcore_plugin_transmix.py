@@ -293,13 +293,13 @@ def test_puzzle_masks():
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_mask_it_names_mixers_that_have_one():
+def test_without_a_mask_it_is_refused_before_the_first_batch(monkeypatch):
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 0)  # naming those that have one imports all that is installed
     with pytest.raises(ConfigError) as caught:
         made(tiny_vit(5, (16, 24)), mix=["mixup", "none"])
     message = str(caught.value)
     assert "transmix" in message
     assert "needs a mixer that provides mask, and mixup and none do not" in message
-    assert "cutmix" in message.partition("(installed: ")[2]
     assert '[labels] name = "weights"' in message
     made(tiny_vit(5, (16, 24)), mix=["mixup", "cutmix"])
 
