@@ -131,21 +131,23 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["resident", "one_by_one"])
-def test_no_signal_drops_an_image(way, images):
-    """40 signals at random instants of decoding with on_corrupt = "skip": the run stops or has every image."""
+@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_no_signal_drops_an_image(way, trials, images):
+    """Signals at random instants of decoding with on_corrupt = "skip": the run stops or has every image."""
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, way, str(images), "40", str(SEED)],
+        [sys.executable, "-c", STOPPED, way, str(images), str(trials), str(SEED)],
         capture_output=True,
         text=True,
         timeout=500,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a fork has none of its parent's threads, and would wait for them
         check=False,
     )
     assert done.returncode == 0, done.stderr
     tally = json.loads(done.stdout)
     print(f"seed {SEED}: {tally}")
     assert tally["dropped"] == tally["refused"] == 0
-    assert tally["stopped"] >= 10
-    assert sum(tally.values()) == 40
+    assert tally["stopped"] > 0
+    assert sum(tally.values()) == trials
 
 
 def mutated(rng, data):
