@@ -130,7 +130,10 @@ def _initialise(section: RunSection, place: Place, device: torch.device) -> None
     address, port = _meeting_point(section)
     try:
         dist.init_process_group(backend, rank=place.rank, world_size=place.world)
-    except dist.DistNetworkError as error:
+    except RuntimeError as error:
+        # torch 2.6 makes a port in use a plain RuntimeError with the system's name of the fault in it
+        if not isinstance(error, dist.DistNetworkError) and "EADDRINUSE" not in str(error):
+            raise
         raise ConfigError(
             f"the processes cannot meet at {address}:{port}: {str(error).splitlines()[0]}. Where the port is in use, "
             "set another one: --set run.port=PORT"

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -22,6 +23,15 @@ def send(*numbers: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
+@pytest.fixture
+def usual_interrupt() -> Iterator[None]:
+    """Python's own answer to SIGINT, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_interrupt")
 def test_outside_training_a_signal_goes_to_whoever_handled_it_before() -> None:
     with StopSignals() as signals, pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)
