@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixcore.errors import ConfigError
+from mixcore.errors import ConfigError, MixcoreError
 
-__all__ = ["mismatches", "read_weights", "refuse_weight_options"]
+__all__ = ["mismatches", "python_objects", "read_weights", "refuse_weight_options"]
 
 _TIMM_READS = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 """Arguments of timm's models that name files or places of weights, or choose what is fetched."""
@@ -73,7 +73,7 @@ def _read(path: Path, owner: str) -> Mapping[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is none of these raises whatever its first bytes lead to
-        objects = _python_objects(path)
+        objects = python_objects(path)
         if objects:
             raise ConfigError(
                 f"{owner}: {path} holds Python objects ({', '.join(objects[:3])}), and making them would run code "
@@ -89,10 +89,12 @@ def _read(path: Path, owner: str) -> Mapping[str, Any]:
     return found
 
 
-def _python_objects(path: Path) -> list[str]:
+def python_objects(path: Path) -> list[str]:
     """What a torch file would import to make its objects; empty for a file that is none."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except MixcoreError:
+        raise
     except Exception:  # damaged beyond telling
         return []
 

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from mixcore.errors import CheckpointError, MixcoreError
+from mixcore.evidence.weights import python_objects
 from mixcore.files import open_regular
 
 __all__ = ["read_sealed", "write_sealed"]
@@ -125,15 +126,10 @@ def _unsealed(path: Path, file: BinaryIO) -> CheckpointError:
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
     """Torch refuses objects whose loading would run code, and advises to switch that off; we say what was found."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except MixcoreError:
-        raise
-    except Exception:
-        names = []
+    names = python_objects(path)
     if not names:
         return CheckpointError(f"{path} is no readable checkpoint: {_reason(error)}")
-    shown = ", ".join(sorted(names)[:4])[:200]
+    shown = ", ".join(names[:4])[:200]
     return CheckpointError(
         f"{path} is refused: it holds Python objects whose loading would run code ({shown}); a checkpoint of mixcore "
         "holds tensors and plain values alone. Nothing of it was run. Do not load it elsewhere unless you know who "
