@@ -29,7 +29,7 @@ from mixcore.api import Mix, Task, beta, blend, draw_partners, hookimpl, send
 from mixcore.config.tables import config_from_tree
 from mixcore.discovery.manager import build_plugins
 from mixcore.measure.memory import peak_bytes
-from mixcore.train.step import TrainingStep
+from mixcore.step.step import TrainingStep
 
 CLASSES = 100
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from mixcore.config.load import load_config
 from mixcore.logs.jsonl import read_records
-from mixcore.train.folder import RunFolder
-from mixcore.train.run import run
+from mixcore.run.folder import RunFolder
+from mixcore.run.resolve import load_config
+from mixcore.run.run import run
 
 SHORT = ("mix.stage=2", "mix.momentum=0.99", "mix.momentum_end=0.999")
 METHODS: dict[str, Sequence[str]] = {

@@ -15,13 +15,13 @@ import attrs
 import matplotlib.pyplot as plt
 import torch
 
-from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
 from mixcore.logs.jsonl import read_records
-from mixcore.train.checkpoint import read_checkpoint
-from mixcore.train.distributed import joined
-from mixcore.train.place import Place
-from mixcore.train.setup import build_session
+from mixcore.run.checkpoint import read_checkpoint
+from mixcore.run.place import Place
+from mixcore.run.processes import joined
+from mixcore.run.resolve import load_config
+from mixcore.run.session import build_session
 
 IMAGES = 64
 LAMS = [round(0.05 * step, 2) for step in range(1, 20)]

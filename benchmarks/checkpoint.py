@@ -24,7 +24,7 @@ from torch import nn
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.load import load
 from mixcore.files import replace_file
-from mixcore.train.seal import read_sealed, write_sealed
+from mixcore.run.seal import read_sealed, write_sealed
 from mixcore.types import Task
 
 

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
 from mixcore.logs.progress import Progress
-from mixcore.train.distributed import joined
+from mixcore.run.place import find_place
+from mixcore.run.processes import joined
+from mixcore.run.resolve import load_config
+from mixcore.run.session import build_session
 from mixcore.train.loop import Loop
-from mixcore.train.place import find_place
-from mixcore.train.setup import build_session
 
 CONFIG = """
 [data]

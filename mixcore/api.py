@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
-from mixcore.evidence.layout import grid_of
-from mixcore.evidence.network import capabilities
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
-from mixcore.evidence.shapes import head_width, stage_shape
-from mixcore.evidence.teacher import load_teacher
-from mixcore.evidence.weights import mismatches, read_weights, refuse_weight_options
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.networks.layout import grid_of
+from mixcore.networks.network import capabilities
+from mixcore.networks.shapes import head_width, stage_shape
+from mixcore.networks.teacher import load_teacher
+from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.blocks import block_shares, combine_blocks
 from mixcore.ops.boxes import (

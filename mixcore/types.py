@@ -21,6 +21,7 @@ from mixcore.rng import keyed_generator
 __all__ = [
     "Attention",
     "Augment",
+    "Batch",
     "Data",
     "ForwardOutput",
     "LabelKind",
@@ -52,6 +53,23 @@ class Augment(Protocol):
     def __call__(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """uint8 [N,C,h,w] and float32 [N,draws] in [0,1) on the same device -> uint8 [N,C,H,W]."""
         ...
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Batch:
+    """What travels from the loader to the hooks: `images` [N,C,H,W], `labels`, and what belongs to the same rows.
+
+    Hooks name `images`, `labels`, or the whole `batch`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor | None = None
+    """[N] int64 row of each sample in the training set; None in a foreign loop that does not tell."""
+    maps: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """[N,c,H,W] by name, augmented together with the images."""
+    augmented: tuple[Tensor, ...] = ()
+    """Further augmentations of the same rows, [N,C,H,W] each: as many as a plugin of the run declares."""
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -54,9 +54,9 @@ def toy_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def toy_run(toy_config: Path) -> Callable[..., Path]:
     """`toy_run("mix.pause=0.1", folder="run", resume_from=None)`: a run in this process; gives its folder."""
-    from mixcore.config.load import load_config
-    from mixcore.train.folder import RunFolder
-    from mixcore.train.run import run
+    from mixcore.run.folder import RunFolder
+    from mixcore.run.resolve import load_config
+    from mixcore.run.run import run
 
     def start(*overrides: str, folder: str = "run", resume_from: str | None = None) -> Path:
         loaded = load_config(toy_config, overrides)

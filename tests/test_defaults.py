@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.load import load
+from mixcore.step.step import TrainingStep
 from mixcore.testing.fakes import tiny_network
-from mixcore.train.step import TrainingStep
 from mixcore.types import _pair_constants
 
 SIZE = (16, 16)

@@ -17,6 +17,7 @@ import torch
 import mixcore
 from mixcore.cli.main import VERBS
 from mixcore.config.structure import structure
+from mixcore.step.step import TrainingStep
 from mixcore.testing import (
     Harness,
     NotApplicableError,
@@ -26,7 +27,6 @@ from mixcore.testing import (
     tiny_network,
 )
 from mixcore.testing.readme import code_blocks
-from mixcore.train.step import TrainingStep
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "writing_a_plugin.md"

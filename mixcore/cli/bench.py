@@ -14,7 +14,7 @@ from mixcore.cli.files import written
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
-    from mixcore.train.step import TrainingStep
+    from mixcore.step.step import TrainingStep
     from mixcore.types import Task
 
 __all__ = ["SHAPES", "command"]
@@ -190,7 +190,7 @@ def _step(mixer: str, shape: Shape, task: Task, device: Any, precision: str) -> 
     from mixcore.config.tables import config_from_tree
     from mixcore.data.randomness import preserved_generators, seed_generators
     from mixcore.discovery.manager import build_plugins
-    from mixcore.train.build import build_step
+    from mixcore.step.build import build_step
 
     # a configuration names a data set; none is built here
     tree = {"data": {"name": "fake"}, "backbone": {"name": shape.backbone}, "mix": {"name": mixer}}

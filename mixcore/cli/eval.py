@@ -28,8 +28,8 @@ def command(run_folder: Path, checkpoint: str, overrides: tuple[str, ...], out: 
     """Evaluate every predictor of the run in RUN_FOLDER on the validation set."""
     import json
 
-    from mixcore.config.load import load_config
     from mixcore.logs.jsonl import plain
+    from mixcore.run.resolve import load_config
 
     settings = settings_of(run_folder, "the folder")
     path = find_checkpoint(run_folder, checkpoint)
@@ -57,9 +57,9 @@ def scores(config: RunConfig, state: dict[str, Any]) -> dict[str, dict[str, floa
 
     from mixcore.discovery.manager import build_plugins
     from mixcore.evaluate.evaluate import evaluate
-    from mixcore.train.distributed import joined
-    from mixcore.train.place import Place
-    from mixcore.train.setup import build_session
+    from mixcore.run.place import Place
+    from mixcore.run.processes import joined
+    from mixcore.run.session import build_session
 
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False))
     with joined(config.run, Place()) as processes:

@@ -37,7 +37,7 @@ def find_checkpoint(run_folder: Path, which: str) -> Path:
 
 def load_checkpoint(run_folder: Path, path: Path) -> dict[str, Any]:
     """The content of the checkpoint at `path`. CheckpointError, naming others of the run, where it cannot be used."""
-    from mixcore.train.checkpoint import read_checkpoint
+    from mixcore.run.checkpoint import read_checkpoint
 
     try:
         return read_checkpoint(path)

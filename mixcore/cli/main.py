@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import click
 
 from mixcore.errors import MixcoreError
-from mixcore.train.signals import leaving_at_once
+from mixcore.run.signals import leaving_at_once
 
 __all__ = ["cli", "main"]
 

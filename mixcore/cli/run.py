@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mixcore.config.load import Loaded
-    from mixcore.discovery.manager import Plugins
-    from mixcore.train.folder import RunFolder
+    from mixcore.discovery.plugins import Plugins
+    from mixcore.run.folder import RunFolder
+    from mixcore.run.resolve import Loaded
 
 __all__ = ["command"]
 
@@ -42,22 +42,22 @@ def command(
     """
     import os
 
-    from mixcore.config.load import load_config, read_config
     from mixcore.config.run_dir import check_dir
+    from mixcore.run.resolve import load_config, read_config
 
     if not _among_several(os.environ):
         read_config(config, overrides)  # before all that follows imports torch, which takes seconds
 
     from mixcore.discovery.manager import build_plugins
     from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
-    from mixcore.train.folder import RunFolder
-    from mixcore.train.launch import is_child, launch, reported, said_once
-    from mixcore.train.place import find_place
-    from mixcore.train.run import run
+    from mixcore.run.folder import RunFolder
+    from mixcore.run.launch import is_child, launch, raised_on_rank_zero, reported
+    from mixcore.run.place import find_place
+    from mixcore.run.run import run
 
     place = find_place(os.environ)
     with reported(place.rank):
-        with said_once(place.rank, MixcoreError):
+        with raised_on_rank_zero(place.rank, MixcoreError):
             if nproc is not None and place.world > 1 and not is_child():
                 raise ConfigError(f"--nproc {nproc} inside a launcher that started {place.world} processes; remove it")
             loaded = load_config(config, overrides)
@@ -76,7 +76,7 @@ def command(
         if nproc is not None and not is_child():
             launch(_arguments(config, overrides, nproc, resume_from), nproc, debug=ctx.obj["debug"])
             return
-        with said_once(place.rank, PreemptedError, InterruptedRunError):
+        with raised_on_rank_zero(place.rank, PreemptedError, InterruptedRunError):
             summary = run(loaded, folder, resume_from=resume_from)
         if summary is not None:
             click.echo(f"done: {_result(folder)} ({folder.path})")
@@ -89,7 +89,7 @@ def _among_several(environment: Mapping[str, str]) -> bool:
 
 def _check(loaded: Loaded, plugins: Plugins) -> None:
     """Build everything, try the first iteration and keep nothing; print the resolved file and one line per role."""
-    from mixcore.train.trial import try_run
+    from mixcore.run.trial import try_run
 
     state = try_run(loaded.config, plugins).state
     click.echo(loaded.text.rstrip() + "\n")

@@ -35,8 +35,8 @@ def command(
     """
     import attrs
 
-    from mixcore.config.load import load_config
     from mixcore.errors import ConfigError
+    from mixcore.run.resolve import load_config
 
     settings, weights, state = config, None, None
     if config.is_dir():
@@ -67,11 +67,11 @@ def picture(
     import attrs
 
     from mixcore.discovery.manager import build_plugins
-    from mixcore.logs.previews import LAMS, preview_block
-    from mixcore.logs.sheet import Section, contact_sheet
-    from mixcore.train.distributed import joined
-    from mixcore.train.place import Place
-    from mixcore.train.setup import build_session
+    from mixcore.pictures.previews import LAMS, preview_block
+    from mixcore.pictures.sheet import Section, contact_sheet
+    from mixcore.run.place import Place
+    from mixcore.run.processes import joined
+    from mixcore.run.session import build_session
 
     train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch
     # nothing is evaluated, so it does not matter which predictor the run is judged by, nor that "ema" is not there

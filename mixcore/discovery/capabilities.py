@@ -10,7 +10,7 @@ from mixcore.discovery.declared import MIXER_NEEDS, NETWORK_NEEDS, Declared, dec
 from mixcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mixcore.discovery.manager import Plugins
+    from mixcore.discovery.plugins import Plugins
     from mixcore.hooks.calls import PluginCalls
     from mixcore.types import Task
 

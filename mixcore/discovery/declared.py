@@ -29,7 +29,7 @@ MIXER_NEEDS = frozenset({"mask"})
 """What a plugin may need of at least one mixer, and a mixer may provide: a mask that varies over the image."""
 LABEL_KINDS = ("class", "soft", "multi_label", "value")
 SUGGESTED = ("labels", "loss", "predictor")
-_SPEAKERS = ("mix", "labels", "loss", None)
+_PARTICIPANTS = ("mix", "labels", "loss", None)
 _ASKED: Mapping[str, tuple[str | None, ...]] = {
     "build_data": ("data",),
     "build_backbone": ("backbone",),
@@ -38,8 +38,8 @@ _ASKED: Mapping[str, tuple[str | None, ...]] = {
     "preview_mix": ("mix",),
     "mix_labels": ("labels",),
     "compute_loss": ("loss",),
-    "extra_losses": _SPEAKERS,
-    "scalars": _SPEAKERS,
+    "extra_losses": _PARTICIPANTS,
+    "scalars": _PARTICIPANTS,
 }
 """Roles whose plugins are asked for a hook, None for extras; a hook that is not here is asked of every plugin."""
 
@@ -141,7 +141,7 @@ def _never_asked(hook: str, role: str | None) -> str:
     own = "no role" if role is None else f'role "{role}"'
     if not roles:
         return f"implements {hook}, which the core does; extend it from outside: @hookimpl(wrapper=True)"
-    if roles is _SPEAKERS:
+    if roles is _PARTICIPANTS:
         who, remedy = "mixers, label policies, losses and extras are", "ship an extra beside it"
     else:
         who = f"the owner of [{roles[0]}] is"

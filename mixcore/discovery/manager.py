@@ -1,4 +1,4 @@
-"""The plugins of a run, registered and ready to be called.
+"""From tables to the plugins of a run, registered and ready to be called.
 
 A manager cannot cross into another process: each process builds its own from the configuration.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import attrs
 import pluggy
 
 from mixcore.config.faults import Fault, raise_faults
@@ -16,53 +15,14 @@ from mixcore.config.schema import MixTable, PluginTable, RunConfig
 from mixcore.config.tables import plugin_table
 from mixcore.discovery.capabilities import check_mixers
 from mixcore.discovery.chooser import Chooser, probabilities_of
-from mixcore.discovery.select import Selected, Selection, Wanted, select
+from mixcore.discovery.plugins import Plugins
+from mixcore.discovery.select import PluginTables, Selected, Selection, select
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.calls import PluginCalls, check_implementations
 from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.specs import HookSpecs
 
-__all__ = ["Plugins", "build_method_plugins", "build_plugins", "new_manager", "register"]
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class Plugins:
-    """The plugins of a run by role, each as the calls into it."""
-
-    manager: pluggy.PluginManager
-    data: PluginCalls | None
-    backbone: PluginCalls | None
-    mixers: tuple[PluginCalls, ...]
-    labels: PluginCalls
-    loss: PluginCalls
-    extras: tuple[PluginCalls, ...]
-    chooser: PluginCalls
-    """The core's own `choose_mixer`, with the plugins' wrappers around it."""
-    probabilities: tuple[float, ...]
-    """Chance of each mixer; what is left of 1 stays clean."""
-    group_sizes: tuple[int | None, ...]
-    """Samples that each mixer mixes among themselves; None: the batch of one process."""
-    predictor: str | None
-    """The predictor that the mixers suggest."""
-    selected: tuple[Selected, ...]
-    """Where each of `everyone` came from, in the same order."""
-
-    @property
-    def everyone(self) -> tuple[PluginCalls, ...]:
-        """Every plugin of the run: data, backbone, mixers, labels, loss, extras."""
-        owners = tuple(calls for calls in (self.data, self.backbone) if calls is not None)
-        return (*owners, *self.mixers, self.labels, self.loss, *self.extras)
-
-    def described(self) -> list[tuple[str, str, str, str, str]]:
-        """(role, name, distribution, version, first line of the class's description) of each of `everyone`."""
-        return [
-            (item.role, item.table.name, item.distribution, item.version, _first_line(item.plugin))
-            for item in self.selected
-        ]
-
-
-def _first_line(plugin: Any) -> str:
-    return (type(plugin).__doc__ or "").strip().partition("\n")[0]
+__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register"]
 
 
 def build_plugins(config: RunConfig) -> Plugins:
@@ -70,7 +30,7 @@ def build_plugins(config: RunConfig) -> Plugins:
 
     Raises ConfigError with every fault of every table at once, or the one PluginError where that is all.
     """
-    wanted = Wanted(
+    wanted = PluginTables(
         data=config.data,
         backbone=config.backbone,
         mix=config.mix,
@@ -104,7 +64,7 @@ def build_method_plugins(mix: Any = "none", labels: Any = None, loss: Any = None
     mixers = list(mix) if isinstance(mix, Sequence) and not isinstance(mix, str) else [mix]
     extras = list(extra) if isinstance(extra, Sequence) and not isinstance(extra, str) else [extra]
     selection, more = select(
-        Wanted(
+        PluginTables(
             mix=[found for value in mixers if (found := table(value, MixTable, "mix")) is not None],
             labels=table(labels, PluginTable, "labels"),
             loss=table(loss, PluginTable, "loss"),

@@ -21,7 +21,7 @@ from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
 from mixcore.errors import ConfigError, PluginError
 
-__all__ = ["Selected", "Selection", "Wanted", "plain_options", "select"]
+__all__ = ["PluginTables", "Selected", "Selection", "plain_options", "select"]
 
 BACKBONE_OF_TIMM = "timm"
 """The builtin that takes every backbone name which no entry point has, as its option `model`."""
@@ -62,7 +62,7 @@ def plain_options(plugin: Any) -> dict[str, Any]:
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
+class PluginTables:
     """The tables to select from; an instance of a plugin class may stand for a table. What is absent has a default."""
 
     data: Any = None
@@ -87,7 +87,7 @@ class Selection:
     """The predictor that the mixers suggest."""
 
 
-def select(wanted: Wanted) -> tuple[Selection | None, list[Fault]]:
+def select(wanted: PluginTables) -> tuple[Selection | None, list[Fault]]:
     """Every plugin that the tables name, or None and every fault found."""
     claims = installed()
     faults: list[Fault] = []

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mixcore.evaluate.metrics import Counts, reduce_counts
-from mixcore.evidence.network import Network
+from mixcore.networks.network import Network
 from mixcore.types import Task
 
 __all__ = ["EvalLoader", "Predictors", "evaluate", "evaluation_mode"]

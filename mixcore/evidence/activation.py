@@ -7,9 +7,9 @@ from torch import Tensor
 
 from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
-from mixcore.evidence.layout import as_map
-from mixcore.evidence.network import Network, capabilities
-from mixcore.evidence.settle import looking_scale
+from mixcore.networks.layout import as_map
+from mixcore.networks.network import Network, capabilities
+from mixcore.networks.scales import looking_scale
 
 __all__ = ["class_activation"]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mixcore.evidence.network import Network
-from mixcore.evidence.settle import looking_scale, settled
+from mixcore.evidence.settle import settled
+from mixcore.networks.network import Network
+from mixcore.networks.scales import looking_scale
 
 __all__ = ["input_gradient", "input_gradient_and_loss"]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
 from mixcore.evidence import activation, gradients, saliency
-from mixcore.evidence.layout import grid_of
-from mixcore.evidence.modes import mode
-from mixcore.evidence.network import Network
 from mixcore.evidence.settle import settle
+from mixcore.networks.layout import grid_of
+from mixcore.networks.modes import mode
+from mixcore.networks.network import Network
 from mixcore.types import ForwardOutput, Stage, Targets
 
 __all__ = ["SALIENCY", "Probe", "saliency_needs", "saliency_stages"]

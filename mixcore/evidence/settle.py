@@ -11,23 +11,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mixcore.ops.bits import zero_unless_
 
-__all__ = ["fixed_scale", "looking_scale", "settle", "settled"]
-
-HALF_SCALE = 1024.0
-"""Factor of a loss while its gradient passes a float16 network: without it small gradients vanish. A power of two."""
-
-
-def fixed_scale(_device: torch.device) -> float:
-    """The factor of a loss on its way through a float16 network where nobody told of a scaler."""
-    return HALF_SCALE
-
-
-def looking_scale(scale: Tensor | float) -> Tensor | float:
-    """The factor for a gradient that is looked at and not delivered: no scaler hears of it when it overflows.
-
-    A scaler's scale is as large as the run's own backward bears, so this one is kept well below it.
-    """
-    return scale.clamp(max=HALF_SCALE) if isinstance(scale, Tensor) else scale
+__all__ = ["settle", "settled"]
 
 
 def settle(loss: Tensor, parameters: Iterable[Tensor], scale: Tensor | float = 1.0) -> Tensor:
@@ -50,7 +34,7 @@ def settled(
     """The value of `loss` as a scalar that delivers `gradients` / `scale`, one for each of `parameters`."""
     if _scales(scale) and gradients:
         gradients = torch._foreach_div(list(gradients), scale)
-    delivered: Tensor = _Settled.apply(loss.detach(), tuple(gradients), *parameters)  # type: ignore[no-untyped-call]
+    delivered: Tensor = _DeliverGradient.apply(loss.detach(), tuple(gradients), *parameters)  # type: ignore[no-untyped-call]
     return delivered
 
 
@@ -59,7 +43,7 @@ def _scales(scale: Tensor | float) -> bool:
     return isinstance(scale, Tensor) or scale != 1.0
 
 
-class _Settled(torch.autograd.Function):
+class _DeliverGradient(torch.autograd.Function):
     """Identity on a value; backward gives the stored gradients times what arrives."""
 
     @staticmethod

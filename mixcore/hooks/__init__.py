@@ -1,1 +1,1 @@
-"""The hook machinery: specifications, markers, versions, and the typed calls through which the core reaches plugins."""
+"""The hook setup: specifications, markers, versions, and the typed calls through which the core reaches plugins."""

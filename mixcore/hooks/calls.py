@@ -23,11 +23,13 @@ from mixcore.types import Data, Mix, Part, Targets
 __all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper", "missing_of_backbone"]
 
 HOOKS = (
+    "check",
     "build_data",
     "build_backbone",
     "build_modules",
     "choose_mixer",
     "generate_mix",
+    "map_saliency",
     "mix_labels",
     "compute_loss",
     "extra_losses",
@@ -35,6 +37,7 @@ HOOKS = (
     "preview_mix",
     "after_step",
     "predictors",
+    "log_record",
 )
 
 

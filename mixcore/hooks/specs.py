@@ -7,7 +7,8 @@ that nobody named.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mixcore.hooks.markers import hookspec
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mixcore.evidence.probe import Probe
-    from mixcore.types import Data, ForwardOutput, Mix, Part, Step, Targets, Task
+    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, Step, Targets, Task
 
 __all__ = ["HookSpecs"]
 
@@ -24,6 +25,11 @@ class HookSpecs:
     """One method per hook; a call reaches the plain implementation of one plugin and all wrappers."""
 
     # --- once, in this order -----------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def check(self, task: Task, iterations: int) -> Sequence[str] | None:
+        """Every plugin, before anything is built: ConfigError for what does not fit; sentences said at the start."""
+        ...
 
     @hookspec(firstresult=True)
     def build_data(self) -> Data:
@@ -52,6 +58,7 @@ class HookSpecs:
         self,
         images: Tensor,
         labels: Tensor,
+        batch: Batch,
         probe: Probe,
         modules: Mapping[str, nn.Module],
         task: Task,
@@ -62,11 +69,26 @@ class HookSpecs:
         ...
 
     @hookspec(firstresult=True)
+    def map_saliency(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch: Batch,
+        probe: Probe,
+        modules: Mapping[str, nn.Module],
+        task: Task,
+        step: Step,
+    ) -> Tensor:
+        """Owner of a saliency: [N,h,w] at least 0, without a graph; asked at most once per iteration and batch."""
+        ...
+
+    @hookspec(firstresult=True)
     def mix_labels(
         self,
         mix: Mix,
         images: Tensor,
         labels: Tensor,
+        batch: Batch,
         output: ForwardOutput,
         clean: ForwardOutput,
         probe: Probe,
@@ -91,6 +113,7 @@ class HookSpecs:
         targets: Targets,
         images: Tensor,
         labels: Tensor,
+        batch: Batch,
         output: ForwardOutput,
         clean: ForwardOutput,
         probe: Probe,
@@ -136,4 +159,9 @@ class HookSpecs:
         self, model: nn.Module, modules: Mapping[str, nn.Module]
     ) -> Mapping[str, tuple[nn.Module, nn.Module | None]]:
         """Every plugin: name -> (network, head or None for its own), evaluated beside `model` and `ema`."""
+        ...
+
+    @hookspec(firstresult=True)
+    def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
+        """Extras, on rank 0, after every epoch's record was written (trackers)."""
         ...

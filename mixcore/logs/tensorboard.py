@@ -58,7 +58,7 @@ class TensorBoardLog:
             self._write(step=step, summary=scalar(tag, value))
 
     def image(self, tag: str, image: Tensor, step: int) -> None:
-        """A picture, uint8 [3,H,W] such as :func:`mixcore.logs.pictures.grid` gives."""
+        """A picture, uint8 [3,H,W] such as :func:`mixcore.pictures.grid.grid` gives."""
         from torch.utils.tensorboard.summary import image as picture
 
         self._write(step=step, summary=picture(tag, image, dataformats="CHW"))

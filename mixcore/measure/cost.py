@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
-from mixcore.train.step import TrainingStep
+from mixcore.step.step import TrainingStep
 
 __all__ = ["Cost", "cpu_time", "measure"]
 

@@ -8,7 +8,7 @@ import attrs
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mixcore.train.step import TrainingStep
+from mixcore.step.step import TrainingStep
 
 __all__ = ["Passes", "count_passes"]
 

@@ -11,7 +11,8 @@ from mixcore.config.faults import raise_faults
 from mixcore.config.schema import MixTable
 from mixcore.config.tables import CORE_KEYS, plugin_table, probability_faults
 from mixcore.discovery.chooser import probabilities_of
-from mixcore.discovery.manager import Plugins, build_method_plugins
+from mixcore.discovery.manager import build_method_plugins
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import PluginCalls
 from mixcore.types import Mix

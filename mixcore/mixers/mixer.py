@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.discovery.capabilities import check_task
-from mixcore.discovery.manager import Plugins
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import has_wrapper
 from mixcore.mixers.batches import check_images, check_labels, kind_of, task_of
@@ -18,9 +18,9 @@ from mixcore.mixers.methods import mixing_plugins, other_door, refuse_more_than_
 from mixcore.mixers.networks import no_network, seen_network
 from mixcore.mixers.pairs import Pairs
 from mixcore.mixers.place import in_worker, rank, seed_here
-from mixcore.train.build import build_parts, install
-from mixcore.train.iteration import Installed, Iteration, Machinery
-from mixcore.train.precision import Precision
+from mixcore.step.build import build_parts, install
+from mixcore.step.iteration import Iteration, IterationSetup, RunPlugin
+from mixcore.step.precision import Precision
 from mixcore.types import Mix, Part, Step
 
 __all__ = ["Mixer", "create_mixer"]
@@ -76,11 +76,11 @@ class Mixer(nn.Module):
         self._num_classes, self._seed = num_classes, seed
         self._next = 0
         self._rank = 0
-        self._machinery = Machinery(
+        self._setup = IterationSetup(
             plugins=plugins,
             network=network,
             # the loss is that of the evidence (input gradients): the one that a run without [loss] has
-            installed=(*installed, Installed(calls=plugins.loss, key=plugins.loss.name)),
+            installed=(*installed, RunPlugin(calls=plugins.loss, key=plugins.loss.name)),
             task=task_of(num_classes, 3, (224, 224), "class"),
             stages=(),
             attention=False,
@@ -90,7 +90,7 @@ class Mixer(nn.Module):
         )
         # asking whose turn it is costs a small batch a tenth of its mixing
         self._only = plugins.probabilities == (1.0,) and not has_wrapper(plugins.manager, "choose_mixer")
-        self._known: dict[tuple[Any, ...], Machinery] = {}
+        self._known: dict[tuple[Any, ...], IterationSetup] = {}
         self.train()
 
     def forward(self, images: Tensor, labels: Tensor, *, epoch: int | None = None, iteration: int | None = None) -> Mix:
@@ -104,10 +104,10 @@ class Mixer(nn.Module):
 
         Raises DataError for a batch that is not of this kind, ConfigError where the method cannot work on it.
         """
-        machinery = self._machinery_for(images, labels)
-        plugins = machinery.plugins
+        setup = self._setup_for(images, labels)
+        plugins = setup.plugins
         if in_worker():
-            machinery = attrs.evolve(machinery, network=no_network(plugins, _NOT_IN_A_WORKER))
+            setup = attrs.evolve(setup, network=no_network(plugins, _NOT_IN_A_WORKER))
         step = Step(
             epoch=epoch or 0,
             epochs=_ENDLESS,
@@ -118,8 +118,8 @@ class Mixer(nn.Module):
             device=images.device,
         )
         self._next = step.iteration + 1
-        with machinery.precision.hooks(images.device):
-            run = Iteration(machinery, images, labels, step)
+        with setup.precision.hooks(images.device):
+            run = Iteration(setup, images, labels, step)
             chosen = 0 if self._only else run.choose()
             mix = run.mix(chosen)
         if chosen is not None:
@@ -131,12 +131,12 @@ class Mixer(nn.Module):
 
         `smoothing` in [0, 1) is that of the labels, (1-s)·t + s/K. `mixup_enabled = False` on the result ends mixing.
         """
-        return Pairs(self, self._machinery.plugins.mixers[0].name, self._num_classes, smoothing)
+        return Pairs(self, self._setup.plugins.mixers[0].name, self._num_classes, smoothing)
 
     def train(self, mode: bool = True) -> Mixer:
         """Batches are mixed in either mode; parts that always stay in eval mode (a teacher) do."""
         super().train(mode)
-        for one in self._machinery.installed:
+        for one in self._setup.installed:
             for part in one.parts.values():
                 part.module.train(mode and not part.eval)
         return self
@@ -153,27 +153,27 @@ class Mixer(nn.Module):
         """What is sent to a worker process: it is not joined to the other processes of the run, so it is told which."""
         return {**self.__dict__, "_rank": rank(self._rank), "_known": {}}
 
-    def _machinery_for(self, images: Tensor, labels: Tensor) -> Machinery:
-        """The machinery with the task as the batch shows it.
+    def _setup_for(self, images: Tensor, labels: Tensor) -> IterationSetup:
+        """The setup with the task as the batch shows it.
 
         A new kind of batch is checked, and the method's modules follow its device.
         """
         check_images(images)
         kind = kind_of(labels)
         key = (images.shape, kind, images.device)
-        machinery = self._known.get(key)
-        read = machinery is None or images.device.type == "cpu"
+        setup = self._known.get(key)
+        read = setup is None or images.device.type == "cpu"
         check_labels(labels, images, kind, self._num_classes, read=read)
-        if machinery is None:
+        if setup is None:
             rows, channels, height, width = images.shape
             task = task_of(self._num_classes, channels, (height, width), kind)
-            check_task(self._machinery.plugins, task)
-            _check_groups(self._machinery.plugins, rows)
-            machinery = self._known[key] = attrs.evolve(self._machinery, task=task)
-            for one in machinery.installed:
+            check_task(self._setup.plugins, task)
+            _check_groups(self._setup.plugins, rows)
+            setup = self._known[key] = attrs.evolve(self._setup, task=task)
+            for one in setup.installed:
                 for module in one.modules.values():
                     module.to(images.device)
-        return machinery
+        return setup
 
 
 _NOT_IN_A_WORKER = (
@@ -192,7 +192,7 @@ def _check_groups(plugins: Plugins, rows: int) -> None:
 
 def _install(
     plugins: Plugins, model: nn.Module | None, num_classes: int, seed: int, precision: Precision
-) -> tuple[Installed, ...]:
+) -> tuple[RunPlugin, ...]:
     """The mixers with their own modules; these may look (a teacher), but none may need training."""
     for calls in plugins.mixers:
         if model is None and "model" in calls.asks("build_modules"):

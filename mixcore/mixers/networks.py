@@ -7,12 +7,12 @@ from typing import Any, cast
 from torch import nn
 
 from mixcore.discovery.capabilities import check_network
-from mixcore.discovery.manager import Plugins
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
-from mixcore.evidence.network import Network, capabilities
-from mixcore.evidence.stages import stage_names
 from mixcore.hooks.calls import missing_of_backbone
-from mixcore.train.precision import Precision
+from mixcore.networks.network import Network, capabilities
+from mixcore.networks.stages import stage_names
+from mixcore.step.precision import Precision
 
 __all__ = ["check_classes", "check_interface", "no_network", "seen_network"]
 

@@ -11,8 +11,8 @@ from mixcore.mixers.batches import StepBatches, task_of
 from mixcore.mixers.methods import step_plugins
 from mixcore.mixers.networks import check_classes, check_interface
 from mixcore.mixers.place import rank
-from mixcore.train.build import build_step
-from mixcore.train.step import TrainingStep
+from mixcore.step.build import build_step
+from mixcore.step.step import TrainingStep
 from mixcore.types import LabelKind
 
 __all__ = ["create_step"]

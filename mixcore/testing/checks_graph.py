@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect
 from mixcore.testing.harness import Harness, NotApplicableError
-from mixcore.train.step import TrainingStep
 
 __all__ = ["gradient_arrives"]
 

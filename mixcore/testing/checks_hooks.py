@@ -10,11 +10,11 @@ from unittest import mock
 import torch
 from torch import nn
 
+from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, require_no_dropout
 from mixcore.testing.frozen import attributes, frozen
 from mixcore.testing.generators import arbitrary_generators, generator_states
 from mixcore.testing.harness import Harness
-from mixcore.train.step import TrainingStep
 
 __all__ = ["global_generators_are_left_alone", "gradients_are_left_alone", "nothing_is_kept"]
 

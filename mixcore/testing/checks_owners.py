@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixcore.api import Data, Resident, Task
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
-from mixcore.evidence.stages import stage_names
+from mixcore.networks.stages import stage_names
 from mixcore.testing.expect import expect
 from mixcore.testing.fakes import Neighbours, TinyConvNet
 from mixcore.testing.harness import Harness

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 import torch
 
+from mixcore.step.groups import join_mixes
+from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, expect_same_mix
 from mixcore.testing.harness import Harness
-from mixcore.train.groups import join_mixes
-from mixcore.train.step import TrainingStep
 
 __all__ = [
     "groups_give_the_same_mix",

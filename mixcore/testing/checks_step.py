@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mixcore.api import Mix, hookimpl
+from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, require_no_dropout
 from mixcore.testing.fakes import Columns, Neighbours
 from mixcore.testing.frozen import frozen
 from mixcore.testing.harness import Harness
-from mixcore.train.step import TrainingStep
 from mixcore.types import LabelKind
 
 __all__ = [

@@ -18,13 +18,14 @@ from mixcore.config.structure import structure
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import LABEL_KINDS, declared
 from mixcore.discovery.load import load
-from mixcore.discovery.manager import Plugins, build_method_plugins, new_manager, register
+from mixcore.discovery.manager import build_method_plugins, new_manager, register
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 from mixcore.hooks.calls import PluginCalls
 from mixcore.rng import keyed_generator
+from mixcore.step.build import build_step
+from mixcore.step.step import TrainingStep
 from mixcore.testing.fakes import Columns, SquaredError, tiny_network
-from mixcore.train.build import build_step
-from mixcore.train.step import TrainingStep
 from mixcore.types import LabelKind
 
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mixcore.errors import NonFiniteLossError
 from mixcore.ops.bits import restore_unless_
-from mixcore.train.distributed import Processes
+from mixcore.train.agreement import Processes
 from mixcore.train.state import TrainingState
 
 __all__ = ["Guard"]

@@ -18,9 +18,9 @@ from mixcore.data.randomness import seed_generators
 from mixcore.errors import NonFiniteLossError
 from mixcore.logs.progress import Progress
 from mixcore.rng import keyed_seed
-from mixcore.train.distributed import Agreement, Processes
+from mixcore.step.iteration import Report
+from mixcore.train.agreement import Agreement, Processes
 from mixcore.train.guard import Guard
-from mixcore.train.iteration import Report
 from mixcore.train.schedule import Schedule
 from mixcore.train.state import TrainingState
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from mixcore.errors import CheckpointError, MixcoreError, NonFiniteLossError
-from mixcore.train.distributed import Processes
+from mixcore.step.step import TrainingStep
+from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
-from mixcore.train.step import TrainingStep
 from mixcore.train.totals import Totals
 
 __all__ = ["TrainingState"]

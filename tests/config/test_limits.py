@@ -10,12 +10,12 @@ import pytest
 
 from mixcore.config.faults import Fault, raise_faults
 from mixcore.config.layers import overrides_layer, read_layers
-from mixcore.config.load import read_config
 from mixcore.config.run_dir import LONGEST_NAME, check_dir, default_dir
 from mixcore.config.schema import OptimizerConfig, ScheduleConfig
 from mixcore.config.structure import structure
 from mixcore.config.text import MAX_DEPTH, key_lines, parse
 from mixcore.errors import ConfigError
+from mixcore.run.resolve import read_config
 
 
 def refused(path: Path, *overrides: str) -> str:

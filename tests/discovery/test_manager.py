@@ -15,7 +15,8 @@ from mixcore.api import Mix, Task, hookimpl
 from mixcore.config.tables import config_from_tree
 from mixcore.discovery.capabilities import check_network, check_task
 from mixcore.discovery.chooser import Chooser, probabilities_of
-from mixcore.discovery.manager import Plugins, build_method_plugins, build_plugins
+from mixcore.discovery.manager import build_method_plugins, build_plugins
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import BrokenPluginError, ConfigError, UnknownPluginError
 
 HEAD = "import attrs\nfrom mixcore.api import Mix, hookimpl\n"

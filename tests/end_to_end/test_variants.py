@@ -14,11 +14,11 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from mixcore.cli.main import main
-from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
-from mixcore.train.distributed import joined
-from mixcore.train.place import find_place
-from mixcore.train.setup import build_session
+from mixcore.run.place import find_place
+from mixcore.run.processes import joined
+from mixcore.run.resolve import load_config
+from mixcore.run.session import build_session
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "digits"
 VARIANTS = sorted(path.stem for path in CONFIGS.glob("*.toml"))

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mixcore.evaluate.evaluate import evaluate, evaluation_mode
-from mixcore.evidence.network import Network
+from mixcore.networks.network import Network
 from mixcore.types import Task
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
-from mixcore.evidence.network import Network
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
+from mixcore.networks.network import Network
 from mixcore.types import Targets
 
 CLASSES = 5

@@ -17,7 +17,7 @@ import timm, torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from mixcore.evidence.network import Network
+from mixcore.networks.network import Network
 from mixcore.evidence.probe import Probe
 from mixcore.types import Targets
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.evidence.gradients import input_gradient
-from mixcore.evidence.network import Network
-from mixcore.evidence.settle import looking_scale, settle
+from mixcore.evidence.settle import settle
+from mixcore.networks.network import Network
+from mixcore.networks.scales import looking_scale
+from mixcore.step.precision import Precision
 from mixcore.testing.fakes import tiny_network
-from mixcore.train.precision import Precision
 
 
 def network() -> nn.Module:

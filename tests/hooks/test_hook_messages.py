@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import Mix, MixcoreError, Part, hookimpl
 from mixcore.errors import HookError
+from mixcore.step.step import TrainingStep
 from mixcore.testing import TinyConvNet, tiny_network
-from mixcore.train.step import TrainingStep
 
 CLASSES = 3
 
@@ -31,8 +31,8 @@ def step_with(needs: tuple[str, ...] = (), **tables: Any) -> TrainingStep:
 def grouped(mixer: Any, group_size: int | None) -> TrainingStep:
     """A step whose mixer is called once per `group_size` images."""
     step = step_with(mix=mixer)
-    plugins = attrs.evolve(step._machinery.plugins, group_sizes=(group_size,))
-    step._machinery = attrs.evolve(step._machinery, plugins=plugins)
+    plugins = attrs.evolve(step._setup.plugins, group_sizes=(group_size,))
+    step._setup = attrs.evolve(step._setup, plugins=plugins)
     return step
 
 

@@ -17,9 +17,9 @@ from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.discovery.manager import new_manager, register
 from mixcore.hooks.calls import PluginCalls
+from mixcore.step.step import TrainingStep
+from mixcore.step.trained import DIFFERENCES
 from mixcore.testing import TinyConvNet
-from mixcore.train.optimizer import DIFFERENCES
-from mixcore.train.step import TrainingStep
 from mixcore.types import Task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()

@@ -13,19 +13,22 @@ from mixcore.hooks.version import SPEC_VERSION
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 
 FROZEN = {
-    "version": (1, 1),
+    "version": (1, 2),
+    "check": "task, iterations",
     "build_data": "",
     "build_backbone": "task",
     "build_modules": "model, task",
     "choose_mixer": "probabilities, step, rng",
-    "generate_mix": "images, labels, probe, modules, task, step, rng",
-    "mix_labels": "mix, images, labels, output, clean, probe, modules, task, step",
+    "generate_mix": "images, labels, batch, probe, modules, task, step, rng",
+    "map_saliency": "images, labels, batch, probe, modules, task, step",
+    "mix_labels": "mix, images, labels, batch, output, clean, probe, modules, task, step",
     "compute_loss": "logits, targets, modules, task, step",
-    "extra_losses": "mix, targets, images, labels, output, clean, probe, modules, task, step",
+    "extra_losses": "mix, targets, images, labels, batch, output, clean, probe, modules, task, step",
     "scalars": "mix, targets, modules, step",
     "preview_mix": "images, labels, partner, lam, probe, modules, task",
     "after_step": "model, modules, step",
     "predictors": "model, modules",
+    "log_record": "record, folder",
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from mixcore.discovery.manager import build_method_plugins
 from mixcore.hooks.calls import has_wrapper
 from mixcore.hooks.trace import HookTimes
-from mixcore.train.build import build_step
+from mixcore.step.build import build_step
 from mixcore.types import Task
 
 TASK = Task(num_classes=4, in_channels=3, image_size=(32, 32), mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -26,7 +26,7 @@ import pyarrow, pyarrow.parquet
 import torch
 from mixcore.data.loader import build_train_loader
 from mixcore.errors import DataError
-from mixcore.train.signals import StopSignals, leaving_at_once
+from mixcore.run.signals import StopSignals, leaving_at_once
 from mixcore_plugins_builtin.data.image_folder import ImageFolder
 from mixcore_plugins_builtin.data.parquet import Parquet
 

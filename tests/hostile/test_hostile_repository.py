@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mixcore.train.commit import git_commit
+from mixcore.run.commit import git_commit
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import torch
 
-from mixcore.config.load import load_config
 from mixcore.errors import CheckpointError
-from mixcore.train.checkpoint import Checkpoints, read_checkpoint
+from mixcore.run.checkpoint import Checkpoints, read_checkpoint
+from mixcore.run.resolve import load_config
 
 SEED = 20260
 SEAL = 16 + 32

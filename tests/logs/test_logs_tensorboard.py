@@ -7,8 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mixcore.errors import StorageError
-from mixcore.logs.pictures import denormalise, grid
 from mixcore.logs.tensorboard import TensorBoardLog
+from mixcore.pictures.grid import denormalise, grid
 from mixcore.types import Task
 
 TASK = Task(num_classes=2, in_channels=3, image_size=(4, 6), mean=(0.5, 0.25, 0.0), std=(0.25, 0.5, 1.0))

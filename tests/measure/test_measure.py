@@ -19,8 +19,8 @@ from mixcore.errors import ConfigError
 from mixcore.measure.cost import measure
 from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
+from mixcore.step.step import TrainingStep
 from mixcore.testing import TinyConvNet, tiny_vit
-from mixcore.train.step import TrainingStep
 
 
 def step_of(mix: object, model: nn.Module | None = None) -> TrainingStep:

@@ -19,7 +19,7 @@ from mixcore.cli.main import main
 from mixcore.errors import CheckpointError, ConfigError, RunFolderError, StorageError
 from mixcore.logs import sheet
 from mixcore.logs.jsonl import read_records
-from mixcore.train.step import TrainingStep
+from mixcore.step.step import TrainingStep
 
 CONFIG = """
 seed = 0
@@ -123,9 +123,9 @@ def test_names_what_is_wrong(config: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from mixcore.config.load import load_config
-    from mixcore.train.folder import RunFolder
-    from mixcore.train.run import run
+    from mixcore.run.folder import RunFolder
+    from mixcore.run.resolve import load_config
+    from mixcore.run.run import run
 
     path = tmp_path_factory.mktemp("trained")
     (path / "tiny.toml").write_text(CONFIG)

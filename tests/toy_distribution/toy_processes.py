@@ -15,7 +15,7 @@ import torch
 from mixcore.errors import MixcoreError
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["mixcore.train.run", "torch.utils.tensorboard", "mixcore_plugins_builtin.losses"])
+_SERVER.set_forkserver_preload(["mixcore.run.run", "torch.utils.tensorboard", "mixcore_plugins_builtin.losses"])
 
 
 def start(config: Path, overrides: Sequence[str], folder: str, world: int = 1) -> list[ForkServerProcess]:
@@ -39,9 +39,9 @@ def finish(processes: Sequence[ForkServerProcess]) -> list[int | None]:
 
 
 def _run(rank: int, world: int, port: int, config: Path, overrides: Sequence[str], folder: str) -> None:
-    from mixcore.config.load import load_config
-    from mixcore.train.folder import RunFolder
-    from mixcore.train.run import run
+    from mixcore.run.folder import RunFolder
+    from mixcore.run.resolve import load_config
+    from mixcore.run.run import run
 
     torch.set_num_threads(1)
     if world > 1:

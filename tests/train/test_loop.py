@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixcore.config.load import load_config
 from mixcore.discovery.manager import build_plugins
 from mixcore.errors import NonFiniteLossError
 from mixcore.logs.progress import Progress
-from mixcore.train.distributed import Processes
+from mixcore.run.resolve import load_config
+from mixcore.run.session import Session, build_session
+from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop, frees_gradients_first
-from mixcore.train.setup import Session, build_session
 
 
 @attrs.define(eq=False)

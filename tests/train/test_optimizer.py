@@ -12,7 +12,8 @@ from torch import nn
 
 from mixcore.config.schema import OptimizerConfig, ScheduleConfig
 from mixcore.errors import ConfigError
-from mixcore.train.optimizer import Trained, build_optimizer, caller_groups, parameter_groups
+from mixcore.step.trained import Trained, caller_groups
+from mixcore.train.optimizer import build_optimizer, parameter_groups
 
 
 class Small(nn.Module):

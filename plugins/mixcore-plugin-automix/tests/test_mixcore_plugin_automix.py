@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import ConfigError, beta, draw_partners
 from mixcore.rng import keyed_generator
+from mixcore.step.step import TrainingStep
 from mixcore.testing import MixerContract, TinyConvNet, run_example
-from mixcore.train.step import TrainingStep
 
 CLASSES, SIZE, TOTAL = 5, (32, 32), 100
 

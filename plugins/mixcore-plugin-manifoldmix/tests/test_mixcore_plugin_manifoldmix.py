@@ -140,7 +140,7 @@ def cifar_resnet18():
     from mixcore.discovery.load import load
     from mixcore.testing import Harness, Subject
 
-    task = Harness(Subject(plugin="none", image_size=(16, 16), num_classes=4)).step()._machinery.task
+    task = Harness(Subject(plugin="none", image_size=(16, 16), num_classes=4)).step()._setup.task
     return load(find("cifar_resnet18", installed()))().build_backbone(task=task)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import beta, draw_partners
 from mixcore.rng import keyed_generator
+from mixcore.step.step import TrainingStep
 from mixcore.testing import MixerContract, TinyConvNet, run_example
-from mixcore.train.step import TrainingStep
 
 FEATURES = torch.tensor([[[1, 0, 0, 1], [0, 1, 1, 0]], [[2, 0, 1, 0], [0, 2, 1, 0]]], dtype=torch.float64).view(
     2, 2, 2, 2

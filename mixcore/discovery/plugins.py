@@ -1,0 +1,53 @@
+"""The plugins of a run by role, as the calls into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pluggy
+
+from mixcore.discovery.select import Selected
+from mixcore.hooks.calls import PluginCalls
+
+__all__ = ["Plugins"]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Plugins:
+    """The plugins of a run by role, each as the calls into it."""
+
+    manager: pluggy.PluginManager
+    data: PluginCalls | None
+    backbone: PluginCalls | None
+    mixers: tuple[PluginCalls, ...]
+    labels: PluginCalls
+    loss: PluginCalls
+    extras: tuple[PluginCalls, ...]
+    chooser: PluginCalls
+    """The core's own `choose_mixer`, with the plugins' wrappers around it."""
+    probabilities: tuple[float, ...]
+    """Chance of each mixer; what is left of 1 stays clean."""
+    group_sizes: tuple[int | None, ...]
+    """Samples that each mixer mixes among themselves; None: the batch of one process."""
+    predictor: str | None
+    """The predictor that the mixers suggest."""
+    selected: tuple[Selected, ...]
+    """Where each of `everyone` came from, in the same order."""
+
+    @property
+    def everyone(self) -> tuple[PluginCalls, ...]:
+        """Every plugin of the run: data, backbone, mixers, labels, loss, extras."""
+        owners = tuple(calls for calls in (self.data, self.backbone) if calls is not None)
+        return (*owners, *self.mixers, self.labels, self.loss, *self.extras)
+
+    def described(self) -> list[tuple[str, str, str, str, str]]:
+        """(role, name, distribution, version, first line of the class's description) of each of `everyone`."""
+        return [
+            (item.role, item.table.name, item.distribution, item.version, _first_line(item.plugin))
+            for item in self.selected
+        ]
+
+
+def _first_line(plugin: Any) -> str:
+    return (type(plugin).__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,161 @@
+"""A network as the core runs it: autocast around it, taps inside it, compiled when the run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixcore.autocast import autocast_dtype, autocast_off
+from mixcore.errors import ConfigError, MixcoreError
+from mixcore.networks.asked import KeptStages, NoAttention
+from mixcore.networks.attention import has_attention
+from mixcore.networks.layout import as_map, as_tokens, prefix_tokens
+from mixcore.networks.modes import mode
+from mixcore.networks.scales import fixed_scale
+from mixcore.networks.stages import FEATURES, resolve_stage, stage_names
+from mixcore.networks.taps import Taps
+from mixcore.types import ForwardOutput, Stage
+
+__all__ = ["Network", "capabilities"]
+
+
+def capabilities(module: nn.Module) -> frozenset[str]:
+    """What plugins may need of a backbone and this one offers.
+
+    "stages": it lists its feature maps. "attention": its attention blocks can be read. "tokens": it puts out features
+    at positions (every network with timm's forward_features does). "class_activation": its head pools over positions
+    and ends in a linear classifier, so that a logit is a sum over positions.
+    """
+    offers = {
+        "stages": bool(stage_names(module)),
+        "attention": has_attention(module),
+        "tokens": hasattr(module, "forward_features"),
+        "class_activation": _pools_positions(module),
+    }
+    return frozenset(name for name, offered in offers.items() if offered)
+
+
+def _pools_positions(module: nn.Module) -> bool:
+    """A head that reads a class token, or attends, leaves the other positions without a share in the logit."""
+    reads_positions = prefix_tokens(module) == 0 or "avg" in str(getattr(module, "global_pool", ""))
+    attends = getattr(module, "attn_pool", None) is not None
+    classifier = getattr(module, "get_classifier", lambda: None)()
+    return isinstance(classifier, nn.Linear | nn.Conv2d) and reads_positions and not attends
+
+
+class Network:
+    """Runs `module`, which has timm's forward_features and forward_head; its parameters and state stay with it.
+
+    Both methods are here as the run calls them, compiled where it compiles, for who opens the precision himself.
+    `stages` and `attention` declare what forwards may ask for later: their taps are set here, before compiling.
+    `autocast` opens the precision that the network runs under; `loss_scale` says what a loss is multiplied with while a
+    gradient of it passes a float16 network. ConfigError for a stage or attention that it lacks.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        stages: Sequence[Stage] = (),
+        attention: bool = False,
+        compile: bool = False,  # noqa: A002 - the word of the configuration
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+        loss_scale: Callable[[torch.device], Tensor | float] = fixed_scale,
+    ) -> None:
+        if attention and not has_attention(module):
+            raise ConfigError(
+                f"{type(module).__name__} has no attention that can be read; use a ViT, DeiT, Swin or PVTv2 backbone, "
+                'or, where the plugin offers it, source = "energy"'
+            )
+        self.module = module
+        self._autocast, self._loss_scale = autocast, loss_scale
+        self._names = {stage: resolve_stage(module, stage) for stage in stages}
+        self._attention = attention
+        tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
+        self._taps = Taps(module, tapped, attention, compile)
+        methods: Any = module
+        self.forward_features: Callable[..., Tensor] = methods.forward_features
+        self.forward_head: Callable[..., Tensor] = methods.forward_head
+        if compile:
+            self.forward_features = torch.compile(self.forward_features)
+            self.forward_head = torch.compile(self.forward_head)
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        head: nn.Module | None = None,
+        stages: Sequence[Stage] = (),
+        attention: bool = False,
+        stage: Stage | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> ForwardOutput:
+        """One forward of `images` [M,C,H,W], in the module's present mode and with the present grad mode.
+
+        `head` takes float32 pooled features [M,D] to logits in place of the network's own. `stages` and `attention`
+        are kept in the output; `transform` replaces the feature map at `stage`, raw as the module gave it. Head and
+        transform run with autocast off. MixcoreError for a stage or attention that was not declared.
+        """
+        at = None if transform is None or stage is None else self._name(stage)
+        if transform is not None and at is None:
+            images = transform(images)
+        asked = {stage: self._name(stage) for stage in stages}
+        read = {name for name in asked.values() if name is not None and name != FEATURES}
+        tapped = at if at != FEATURES else None
+        if attention and not self._attention:
+            raise MixcoreError('attention was not declared; write needs = frozenset({"attention"}) in the plugin class')
+        with self._autocast():
+            with self._taps.listening(read, tapped, transform, attention) as heard:
+                features = self.forward_features(images)
+            if transform is not None and at == FEATURES:
+                with autocast_off(features.device):
+                    features = transform(features)
+        pool = self._pool_as_now()
+        pooled = None if head is None else pool(features)
+        logits = self.logits(features) if head is None else head(pooled).float()
+        maps: dict[str | None, Tensor] = {None: images, FEATURES: features}
+        maps.update(heard.maps)
+        return ForwardOutput(
+            logits=logits,
+            features=features,
+            stages=KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items()),
+            attention=tuple(heard.attention) if attention else NoAttention(),
+            pool=pool,
+            flatten=lambda raw: as_tokens(self.module, raw),
+            pooled=pooled,
+        )
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[M,K] float32: what the network's own head makes of `features`, as forward_features gave them."""
+        with self._autocast():
+            return self.forward_head(features).float()
+
+    def gradient_scale(self, device: torch.device) -> Tensor | float:
+        """What to multiply a loss of this network with before its gradient is taken, and divide by afterwards."""
+        with self._autocast():
+            half = autocast_dtype(device) is torch.float16
+        return self._loss_scale(device) if half else 1.0
+
+    def _name(self, stage: Stage) -> str | None:
+        """Module name of a stage; those that need a tap must have been declared."""
+        name = self._names[stage] if stage in self._names else resolve_stage(self.module, stage)
+        if name is None or name == FEATURES or name in self._names.values():
+            return name
+        raise MixcoreError(f"stage {stage!r} was not declared; write stages = ({stage!r},) in the plugin class")
+
+    def _map(self, raw: Tensor, name: str | None, images: Tensor) -> Tensor:
+        return raw if name is None else as_map(self.module, raw, *images.shape[-2:])
+
+    def _pool_as_now(self) -> Callable[[Tensor], Tensor]:
+        """Pooling for later, in the grad mode and the train or eval mode of now (heads have dropout)."""
+        grad, training = torch.is_grad_enabled(), self.module.training
+
+        def pool(features: Tensor) -> Tensor:
+            with torch.set_grad_enabled(grad), mode(self.module, training), self._autocast():
+                return self.forward_head(features, pre_logits=True).float()
+
+        return pool

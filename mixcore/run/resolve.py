@@ -1,0 +1,168 @@
+"""From a file and `--set` to a checked configuration, its resolved text and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import attrs
+import tomli_w
+
+from mixcore.config.faults import Fault, Path, raise_faults
+from mixcore.config.layers import Layer, merge_layers, overrides_layer, read_layers
+from mixcore.config.run_dir import default_dir
+from mixcore.config.schema import RunConfig
+from mixcore.config.structure import option_fields
+from mixcore.config.tables import config_to_tree, read_tree
+from mixcore.discovery.select import PluginTables, Selected, Selection, select
+from mixcore.errors import ConfigError
+from mixcore.options import is_place
+
+__all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
+
+_PLUGIN_TABLES = tuple(field.name for field in attrs.fields(PluginTables))
+_COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})
+"""Keys of the core that change no number: where and on what a run happens, and how often it says something."""
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A checked configuration with nothing left to defaults: it says the same when the defaults change."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    """The plain TOML tree of `config`; it reads back as the same configuration."""
+    text: str
+    """`resolved` as TOML text."""
+    places: frozenset[Path]
+    """Keys of plugins' options that say where things lie and determine no number, such as ("data", "root")."""
+    digest: str
+    """Hash of everything in it that determines the run's numbers."""
+    experiment: str
+    """The same hash without the seed: runs that repeat each other have it in common."""
+
+
+def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
+    """Read `path` with all that it extends, put `overrides` (`key.path=value`) on top, and check everything.
+
+    Raises ConfigError with every fault at once, those of plugins' options among them; or, where it is the only fault,
+    the PluginError that a plugin of the configuration causes.
+    """
+    path = FilePath(path)
+    faults: list[Fault] = []
+    layers = read_config(path, overrides)
+    merged = merge_layers(layers, faults, str(path))
+    read = read_tree(merged.tree)
+    faults += read.faults
+    selection, plugin_faults = select(_wanted(read.values))
+    faults += _unless_unread(plugin_faults, merged, read.values)
+    if faults or selection is None:
+        raise_faults(faults, str(path), merged.place)
+    return _resolve(RunConfig(**read.values), selection, default_dir(path.stem, determining(layers[-1].tree)))
+
+
+def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Layer]:
+    """The layers of a configuration, `overrides` (`key.path=value`) the last; no plugin is imported.
+
+    Raises ConfigError where a file is missing or is no TOML that can be used, or an override has no meaning.
+    """
+    faults: list[Fault] = []
+    layers = [*read_layers(FilePath(path), faults), overrides_layer(overrides, faults)]
+    if faults:
+        raise_faults(faults, str(path))
+    return layers
+
+
+def _wanted(values: Mapping[str, Any]) -> PluginTables:
+    return PluginTables(**{key: values[key] for key in _PLUGIN_TABLES if key in values})
+
+
+def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, Any]) -> list[Fault]:
+    """Without faults of the defaults that stood in for tables which could not be read."""
+    return [fault for fault in faults if fault.path[0] in values or fault.path[0] not in merged.tree]
+
+
+def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
+    faults: list[Fault] = []
+
+    def complete(selected: Selected | None) -> Any:
+        assert selected is not None
+        try:
+            return selected.complete_table()
+        except ConfigError as error:
+            faults.append(Fault((selected.role,), f"{selected.label}: {error}"))
+            return None
+
+    tables: dict[str, Any] = {
+        "data": complete(selection.data),
+        "backbone": complete(selection.backbone),
+        "mix": tuple(map(complete, selection.mix)),
+        "labels": complete(selection.labels),
+        "loss": complete(selection.loss),
+        "extra": tuple(map(complete, selection.extra)),
+    }
+    if faults:
+        raise_faults(faults, "the configuration")
+    config = attrs.evolve(
+        config,
+        eval=attrs.evolve(config.eval, predictor=config.eval.predictor or selection.predictor or "model"),
+        run=attrs.evolve(config.run, dir=config.run.dir or run_dir),
+        **tables,
+    )
+    resolved = config_to_tree(config)
+    places = frozenset(path for path, selected in _with_paths(selection) for path in _places(selected.plugin, path))
+    return Loaded(
+        config=config,
+        resolved=resolved,
+        text=tomli_w.dumps(resolved),
+        places=places,
+        digest=digest_of(determining(resolved, places)),
+        experiment=digest_of(determining(resolved, places | {("seed",)})),
+    )
+
+
+def _with_paths(selection: Selection) -> Iterator[tuple[Path, Selected]]:
+    """The plugins of the run, each with the path of its table in the resolved tree."""
+    for role in _PLUGIN_TABLES:
+        chosen = getattr(selection, role)
+        if isinstance(chosen, tuple):
+            yield from (((role, index), selected) for index, selected in enumerate(chosen))
+        elif chosen is not None:
+            yield (role,), chosen
+
+
+def _places(table: Any, path: Path) -> Iterator[Path]:
+    """The options of a plugin that are marked as places, in tables inside its options too."""
+    for key, field in option_fields(type(table)).items():
+        value = getattr(table, field.name)
+        if is_place(field):
+            yield (*path, key)
+        elif attrs.has(type(value)):
+            yield from _places(value, (*path, key))
+
+
+def determining(resolved: Mapping[str, Any], places: Collection[Path] = ()) -> dict[str, Any]:
+    """The part of a resolved tree that the run's numbers depend on: without the core's comfort and without `places`.
+
+    Left out of the core are [run], data.workers, train.log_every and eval.batch_size.
+    """
+    return _without(resolved, (), _COMFORT.union(places))
+
+
+def _without(value: Any, path: Path, left_out: Collection[Path]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _without(item, (*path, key), left_out) for key, item in value.items() if (*path, key) not in left_out
+        }
+    if isinstance(value, list):
+        return [_without(item, (*path, index), left_out) for index, item in enumerate(value)]
+    return value
+
+
+def digest_of(tree: Mapping[str, Any]) -> str:
+    """Hash of a plain tree, whatever the order of its keys."""
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

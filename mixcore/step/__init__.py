@@ -1,0 +1,1 @@
+"""One iteration, from a batch to a scalar: mixes, forwards, labels, losses."""

@@ -1,0 +1,292 @@
+"""What happens inside one iteration, from the batch to one scalar."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mixcore.discovery.plugins import Plugins
+from mixcore.errors import ConfigError, HookError
+from mixcore.evidence.probe import Probe
+from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.causes import rows_out_of_range
+from mixcore.networks.network import Network
+from mixcore.rng import keyed_generator
+from mixcore.step.groups import join_mixes
+from mixcore.step.precision import Precision
+from mixcore.types import ForwardOutput, Mix, Part, Stage, Step, Targets, Task
+
+__all__ = ["Iteration", "IterationSetup", "Report", "RunPlugin"]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Report:
+    """What one iteration tells the log; every tensor detached and on the device."""
+
+    loss: Tensor
+    losses: Mapping[str, Tensor]
+    """The last view's loss as `mix`, those of Mix.losses and extra_losses under their names."""
+    lam: Tensor
+    """Mean of lam over the last view."""
+    mixer: str | None
+    """Name of the chosen mixer; None for a batch that stayed clean."""
+    scalars: Mapping[str, float | Tensor]
+    """What plugins report, as `<plugin>/<name>`; empty unless the step was logging."""
+    mix: Mix
+    targets: Targets
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class RunPlugin:
+    """A plugin in a run: its calls, the key of its parts, and the parts as hooks and the probe see them."""
+
+    calls: PluginCalls
+    key: str
+    parts: Mapping[str, Part] = attrs.field(factory=dict)
+    modules: Mapping[str, nn.Module] = attrs.field(factory=dict)
+    networks: Mapping[str, Network] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class IterationSetup:
+    """What all iterations of a run share."""
+
+    plugins: Plugins
+    network: Network
+    installed: tuple[RunPlugin, ...]
+    task: Task
+    stages: tuple[Stage, ...]
+    """Stages that forwards of the trained network keep for later hooks."""
+    attention: bool
+    """Whether they keep attention."""
+    precision: Precision
+    compile: bool
+    """Whether networks, and functions that plugins give to the probe, go through torch.compile."""
+    overwrite: tuple[bool, ...]
+    """Per mixer: whether it may write into the batch, because nobody looks at the batch afterwards."""
+
+    def of(self, calls: PluginCalls) -> RunPlugin:
+        """The installed plugin behind the calls."""
+        return next(one for one in self.installed if one.calls is calls)
+
+    def keeping_batches(self) -> IterationSetup:
+        """The same, with no mixer allowed to write into its batch."""
+        return attrs.evolve(self, overwrite=(False,) * len(self.overwrite))
+
+
+class Iteration:
+    """One iteration on `images` [N,C,H,W] and `labels`, at `step`."""
+
+    def __init__(self, setup: IterationSetup, images: Tensor, labels: Tensor, step: Step) -> None:
+        self._setup, self._plugins = setup, setup.plugins
+        self._images, self._labels, self._step = images, labels, step
+        self._views: tuple[Mix, ...] = ()
+        self._outputs: dict[int, tuple[Mix, ForwardOutput]] = {}
+        self._memo: dict[object, Tensor] = {}
+        self._mixer: RunPlugin | None = None
+        self._given: list[tuple[str, Tensor, int]] = []
+        """Who named rows of the batch, which, and of how many: looked at after an error only."""
+
+    def run(self) -> tuple[Tensor, Report]:
+        """The scalar to go backward from, and the report."""
+        try:
+            return self._run()
+        except (IndexError, RuntimeError) as error:
+            misplaced = rows_out_of_range(self._given)
+            if misplaced is not None:
+                raise HookError(misplaced) from error
+            raise
+
+    def _run(self) -> tuple[Tensor, Report]:
+        mix = self.mix(self.choose())
+        view_losses: list[Tensor] = []
+        for view in self._views:
+            output = self._output(view)
+            targets = self.targets(view)
+            loss = self._loss(output.logits, targets)
+            view_losses.append(loss if view.scale == 1.0 else loss * view.scale)
+        named = {"mix": view_losses.pop(), **self._named_losses(mix, targets)}
+        total = functools.reduce(operator.add, [*view_losses, *named.values()])
+        report = Report(
+            loss=total.detach(),
+            losses={name: value.detach() for name, value in named.items()},
+            lam=mix.lam.detach().mean(),
+            mixer=self._mixer.calls.name if self._mixer else None,
+            scalars=self._scalars(mix, targets) if self._step.logging else {},
+            mix=mix,
+            targets=targets,
+        )
+        return total, report
+
+    def choose(self) -> int | None:
+        """Index of this iteration's mixer, None where the batch stays clean."""
+        return self._plugins.chooser.choose_mixer(
+            probabilities=self._plugins.probabilities,
+            step=self._step,
+            rng=self._step.shared_rng("choose_mixer"),
+        )
+
+    def mix(self, chosen: int | None) -> Mix:
+        """The mix by [[mix]] table number `chosen`; it and its views become this iteration's."""
+        if chosen is None:
+            mix = Mix.clean(self._images)
+        else:
+            self._mixer = self._setup.of(self._plugins.mixers[chosen])
+            mix = self._generate(self._mixer, self._plugins.group_sizes[chosen], self._setup.overwrite[chosen])
+            who, rows = f"generate_mix of {self._mixer.calls.label}", self._images.shape[0]
+            self._given += [(who, view.sources, rows) for view in (*mix.views, mix)]
+        self._views = (*mix.views, mix)
+        return mix
+
+    def targets(self, view: Mix) -> Targets:
+        """What the label policy makes of one view."""
+        policy = self._plugins.labels
+        targets = policy.mix_labels(mix=view, **self._evidence(policy, "mix_labels", view))
+        self._given.append((f"mix_labels of {policy.label}", targets.sources, targets.labels.shape[0]))
+        return targets
+
+    def previews(self, lams: Sequence[float]) -> dict[str, list[Mix]]:
+        """By the key of each mixer that pictures itself: each image with the next one, at each of the ratios."""
+        pictured = [one for one in map(self._setup.of, self._plugins.mixers) if one.calls.has("preview_mix")]
+        partner = torch.arange(self._images.shape[0], device=self._images.device).roll(-1)
+        told = {"images": self._images, "labels": self._labels, "partner": partner, "task": self._setup.task}
+        return {
+            one.key: [
+                one.calls.preview_mix(lam=lam, probe=self._probe(one), modules=one.modules, **told) for lam in lams
+            ]
+            for one in pictured
+        }
+
+    # --- mixing ------------------------------------------------------------------------------------------------------
+
+    def _generate(self, mixer: RunPlugin, group_size: int | None, overwrite: bool) -> Mix:
+        rows = self._images.shape[0]
+        size = rows if group_size is None else group_size
+        if rows % size:
+            raise HookError(
+                f"[mix] group_size = {size} does not divide the {rows} images that this process has of a batch; "
+                "choose a group_size that divides batch_size / processes"
+            )
+        first = self._step.group * (rows // size)
+        offsets = range(0, rows, size)
+        mixes = [self._generate_group(mixer, offset, size, first + i, overwrite) for i, offset in enumerate(offsets)]
+        return join_mixes(mixes, offsets, [size] * len(mixes), mixer.calls.label)
+
+    def _generate_group(self, mixer: RunPlugin, offset: int, size: int, group: int, overwrite: bool) -> Mix:
+        step = attrs.evolve(self._step, group=group, may_overwrite=overwrite)
+        whole = size == self._images.shape[0]
+        rows = slice(offset, offset + size)
+        return mixer.calls.generate_mix(
+            images=self._images if whole else self._images[rows],
+            labels=self._labels if whole else self._labels[rows],
+            probe=self._probe(mixer),
+            modules=mixer.modules,
+            task=self._setup.task,
+            step=step,
+            rng=keyed_generator(step.seed, step.epoch, step.iteration, group, "mix"),
+        )
+
+    # --- forwards ----------------------------------------------------------------------------------------------------
+
+    def _output(self, view: Mix) -> ForwardOutput:
+        """The forward of one view, run when first wanted."""
+        known = self._outputs.get(id(view))
+        if known is not None:
+            return known[1]
+        output = self._setup.network.forward(
+            view.images,
+            head=self._head(view),
+            stages=self._setup.stages,
+            attention=self._setup.attention,
+            stage=view.stage,
+            transform=view.transform,
+        )
+        self._outputs[id(view)] = (view, output)
+        return output
+
+    def _head(self, view: Mix) -> nn.Module | None:
+        if view.head is None:
+            return None
+        modules = self._mixer.modules if self._mixer else {}
+        if view.head not in modules:
+            known = ", ".join(modules) or "none"
+            raise HookError(f"a mix names the head {view.head!r}, which is no part of its mixer; its parts: {known}")
+        return modules[view.head]
+
+    @functools.cached_property
+    def _clean(self) -> ForwardOutput:
+        """The forward of the unmixed batch: a clean view's where there is one, else one of its own."""
+        for view in self._views:
+            if view.images is self._images and view.sources.shape[1] == 1 and view.head is None and view.stage is None:
+                return self._output(view)
+        return self._output(Mix.clean(self._images))
+
+    # --- losses and numbers ------------------------------------------------------------------------------------------
+
+    def _loss(self, logits: Tensor, targets: Targets) -> Tensor:
+        classes = self._setup.task.num_classes
+        if logits.ndim != 2 or logits.shape[1] != classes:
+            raise ConfigError(
+                f"the network gave logits {list(logits.shape)}; expected [M,{classes}] for {classes} classes: make the "
+                "network with as many classes as the task has"
+            )
+        owner = self._setup.of(self._plugins.loss)
+        return owner.calls.compute_loss(
+            logits=logits.float(), targets=targets, modules=owner.modules, task=self._setup.task, step=self._step
+        )
+
+    def _named_losses(self, mix: Mix, targets: Targets) -> dict[str, Tensor]:
+        """Losses beside those of the views, each under the key of the plugin that gave it."""
+        named = {f"{self._mixer.key}/{name}": loss for name, loss in mix.losses.items()} if self._mixer else {}
+        for plugin in self._participants():
+            if plugin.calls.has("extra_losses"):
+                told = self._evidence(plugin.calls, "extra_losses", mix)
+                losses = plugin.calls.extra_losses(mix=mix, targets=targets, **told)
+                named.update({f"{plugin.key}/{name}": loss for name, loss in losses.items()})
+        return named
+
+    def _scalars(self, mix: Mix, targets: Targets) -> dict[str, float | Tensor]:
+        numbers: dict[str, float | Tensor] = {}
+        for plugin in self._participants():
+            if plugin.calls.has("scalars"):
+                found = plugin.calls.scalars(mix=mix, targets=targets, modules=plugin.modules, step=self._step)
+                numbers.update({f"{plugin.key}/{name}": value for name, value in found.items()})
+        return numbers
+
+    def _participants(self) -> list[RunPlugin]:
+        """The plugins that have a say in this iteration: chosen mixer, owners of labels and loss, extras."""
+        owners = [self._setup.of(calls) for calls in (self._plugins.labels, self._plugins.loss)]
+        extras = [self._setup.of(calls) for calls in self._plugins.extras]
+        return [*([self._mixer] if self._mixer else []), *owners, *extras]
+
+    # --- what hooks are told -----------------------------------------------------------------------------------------
+
+    def _evidence(self, calls: PluginCalls, hook: str, view: Mix) -> dict[str, Any]:
+        """Arguments that mix_labels and extra_losses share; forwards are run only where the hook names them."""
+        plugin, asked = self._setup.of(calls), calls.asks(hook)
+        return {
+            "images": self._images,
+            "labels": self._labels,
+            "output": self._output(view) if "output" in asked else None,
+            "clean": self._clean if "clean" in asked else None,
+            "probe": self._probe(plugin) if "probe" in asked else None,
+            "modules": plugin.modules,
+            "task": self._setup.task,
+            "step": self._step,
+        }
+
+    def _probe(self, plugin: RunPlugin) -> Probe:
+        return Probe(
+            self._setup.network,
+            plugin.networks,
+            self._loss,
+            self._setup.precision.autocast,
+            self._memo,
+            compile=self._setup.compile,
+        )
