@@ -1,1 +1,1 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events, progress on the terminal, contact sheets."""
+"""What a run leaves to read: metrics.jsonl, TensorBoard events, progress on the terminal."""

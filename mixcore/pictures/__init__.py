@@ -1,1 +1,1 @@
-"""Pictures of mixed images."""
+"""What a person looks at: contact sheets of mixed images, previews of masks, grids."""
