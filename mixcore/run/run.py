@@ -36,6 +36,7 @@ from mixcore.run.resolve import Loaded
 from mixcore.run.resume import agreed_checkpoint
 from mixcore.run.session import Session, build_session
 from mixcore.run.signals import StopSignals, stop_error
+from mixcore.run.trackers import Trackers
 from mixcore.step.iteration import Report
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
@@ -94,6 +95,7 @@ class _Run:
             versions=plugin_versions(plugins),
             places=loaded.places,
         )
+        self.trackers = Trackers(plugins.extras if processes.leads else (), folder.path)
         self._began = time.monotonic()
 
     def go(self, resume_from: str | None) -> dict[str, Any] | None:
@@ -208,6 +210,7 @@ class _Run:
             self._log(record, speed, log)
         state.records.append(line)
         self._keep_best(record)
+        self.trackers.tell(record)
         return record
 
     def _log(self, record: dict[str, Any], speed: float, log: TensorBoardLog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,3 +255,11 @@ def test_hook_predictors() -> None:
     assert head is not None
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert len(step.trained()) == 2
+
+
+def test_hook_log_record(tmp_path: Path) -> None:
+    manager, plugin = new_manager(), examples("log_record").Latest(file="now.json")
+    register(manager, plugin, "latest", "latest")
+    calls = PluginCalls(manager, plugin, "latest", "latest")
+    calls.log_record(record={"epoch": 3, "val/top1": 50.0}, folder=tmp_path)
+    assert json.loads((tmp_path / "now.json").read_text()) == {"epoch": 3, "val/top1": 50.0}
