@@ -66,9 +66,7 @@ class Leaver:
         raise self.error
 
 
-@pytest.mark.parametrize(
-    ("raised", "arrives"), [(SystemExit(0), HookError), (KeyboardInterrupt(), KeyboardInterrupt)]
-)
+@pytest.mark.parametrize(("raised", "arrives"), [(SystemExit(0), HookError), (KeyboardInterrupt(), KeyboardInterrupt)])
 def test_the_end_of_the_process_is_no_failure_of_a_tracker(
     raised: BaseException, arrives: type[BaseException], tmp_path: Path
 ) -> None:
