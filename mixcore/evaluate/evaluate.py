@@ -58,11 +58,13 @@ def evaluate(
     `metrics` are those that were not given a batch yet; every predictor gets a copy of each, on the device. A number
     goes by the metric's name; of one that computes several, each goes by its own. By default they are those of
     :data:`mixcore.evaluate.metrics.METRICS` for the task's kind of labels: accuracies in percent, which count every
-    image that the loaders of all processes give, once. All processes must call this together: buffers (BatchNorm
-    statistics) are first made those of rank 0, and the sums are reduced at the end. Raises MixcoreError for a metric
-    that gives no number, or one that another gave already. `precision` is fp32, bf16 or fp16: what the networks run under; losses are computed in float32. A network that
-    `compiled` knows runs as it does there, the others as they are. Parameters, buffers and the mode of every submodule
-    are as before, generators untouched.
+    image that the loaders of all processes give, once. Raises MixcoreError for a metric that gives no number, or one
+    that another gave already.
+
+    All processes must call this together: buffers (BatchNorm statistics) are first made those of rank 0, and the sums
+    are reduced at the end. `precision` is fp32, bf16 or fp16: what the networks run under; metrics see float32. A
+    network that `compiled` knows runs as it does there, the others as they are. Parameters, buffers and the mode of
+    every submodule are as before, generators untouched.
     """
     heads = _by_network(predictors)
     modules = [*heads, *(head for named in heads.values() for head in named.values() if head is not None)]

@@ -136,7 +136,7 @@ class Counts:
 
 
 def add_up(metrics: Iterable[Metric]) -> None:
-    """Sum the Counts among `metrics` over all processes: one all_reduce and one read from the device for all of them."""
+    """Sum the Counts among `metrics` over all processes: one all_reduce, one read from the device."""
     counts = [one for one in metrics if isinstance(one, Counts)]
     if not counts:
         return
