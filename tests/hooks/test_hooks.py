@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
+from mixcore.data.named import evaluation_sets
 from mixcore.discovery.manager import new_manager, register
 from mixcore.hooks.calls import PluginCalls
 from mixcore.step.step import TrainingStep
@@ -70,6 +71,8 @@ def test_hook_build_data() -> None:
     images, labels = next(iter(loader.epoch(0)))
     assert images.shape == (3, 1, 8, 8)
     assert labels.max() <= 1
+    assert list(evaluation_sets(data)) == ["val", "dim"]
+    assert data.task.class_names == ("lying", "standing")
 
 
 def test_hook_build_backbone() -> None:
