@@ -236,3 +236,22 @@ def test_two_processes_count_what_one_counts(tmp_path: Path) -> None:
             assert found[key] == alone[key]
         assert found["loss"] == pytest.approx(alone["loss"], rel=1e-12)
     assert alone["count"] == 53
+
+
+def test_torchmetrics_fit_as_they_are() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics comes with lightning, a dev package")
+    told = {"task": TASK, "device": CPU, "precision": "fp32"}
+    loader, predictors = Batches(*images_and_labels(), 20), {"model": (network(), None)}
+    own = evaluate(predictors, loader, **told)["model"]
+    accuracy = {"num_classes": 6, "average": "micro"}
+    single = torchmetrics.classification.MulticlassAccuracy(**accuracy)
+    both = torchmetrics.MetricCollection(
+        {
+            "one": torchmetrics.classification.MulticlassAccuracy(**accuracy),
+            "five": torchmetrics.classification.MulticlassAccuracy(**accuracy, top_k=5),
+        }
+    )
+    found = evaluate(predictors, loader, **told, metrics={"accuracy": single, "both": both})["model"]
+    assert set(found) == {"accuracy", "one", "five"}
+    assert found["accuracy"] == found["one"] == pytest.approx(own["top1"] / 100)
+    assert found["five"] == pytest.approx(own["top5"] / 100)
