@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -14,7 +15,7 @@ from mixcore.config.schema import RunConfig
 from mixcore.data.loader import Loader
 from mixcore.data.named import VALIDATION, evaluation_sets, for_evaluation
 from mixcore.discovery.manager import build_plugins
-from mixcore.errors import CheckpointError, MixcoreError, RunFolderError
+from mixcore.errors import CheckpointError, DataError, MixcoreError, RunFolderError
 from mixcore.evaluate.evaluate import Predictors, evaluate
 from mixcore.evaluate.metrics import Metric
 from mixcore.run import saved
@@ -61,6 +62,11 @@ class LoadedRun:
     _processes: Processes
 
     @property
+    def device(self) -> torch.device:
+        """Where networks and batches are."""
+        return self._processes.device
+
+    @property
     def sets(self) -> Mapping[str, Dataset[Any] | Resident]:
         """The evaluation sets by name: "val", and those that the data plugin gives beside it."""
         return evaluation_sets(self._data)
@@ -71,7 +77,12 @@ class LoadedRun:
         Images are float32 [N,C,H,W], normalised, on the device, in the order of the set and each once. Raises
         ConfigError naming the sets, DataError for one that does not fit the task.
         """
-        return evaluation_loader(self.config, for_evaluation(self._data, name), self._processes)
+        data = for_evaluation(self._data, name)
+        try:
+            return evaluation_loader(self.config, data, self._processes)
+        except DataError as error:
+            error.add_note(f"in the evaluation set {name!r}, which is read as a validation set")
+            raise
 
     def evaluate(
         self, name: str = VALIDATION, *, metrics: Mapping[str, Metric] | None = None
@@ -84,7 +95,7 @@ class LoadedRun:
             self.predictors,
             self.loader(name),
             task=self.task,
-            device=self._processes.device,
+            device=self.device,
             precision=self.config.train.precision,
             metrics=metrics,
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import mixcore
-from mixcore.errors import CheckpointError, ConfigError, PluginError, RunFolderError
+from mixcore.errors import CheckpointError, ConfigError, DataError, PluginError, RunFolderError
 
 Start = Callable[..., Path]
 
@@ -55,7 +55,9 @@ class Sets:
             num_classes=3, in_channels=3, image_size=(8, 8), mean=(0.5,) * 3, std=(0.3,) * 3, class_names=names
         )
         train = Gone() if self.gone else images(26, 1)
-        return Data(train=train, validation=images(13, 2), task=task, evaluation={"hard": images(7, 3)})
+        empty = Resident(images=torch.zeros(0, 3, 8, 8, dtype=torch.uint8), labels=torch.zeros(0, dtype=torch.int64))
+        sets = {"hard": images(7, 3), "empty": empty}
+        return Data(train=train, validation=images(13, 2), task=task, evaluation=sets)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -130,7 +132,7 @@ def test_a_loaded_run_scores_what_the_run_recorded_and_builds_nothing_that_train
 def test_sets_by_name_checkpoints_and_metrics_of_ones_own(trained: Path) -> None:
     run = mixcore.load_run(str(trained), checkpoint="previous", device="cpu")
     assert run.epoch == 3
-    assert list(run.sets) == ["val", "hard"]
+    assert list(run.sets) == ["val", "hard", "empty"]
     (images, labels), *rest = run.loader("hard").epoch(0)
     assert not rest
     assert (len(images), labels.tolist()) == (7, [0, 1, 2, 0, 1, 2, 0])
@@ -140,8 +142,12 @@ def test_sets_by_name_checkpoints_and_metrics_of_ones_own(trained: Path) -> None
     assert own.evaluate()["model"]["top1"] == max(
         json.loads(line)["val/top1"] for line in (trained / "metrics.jsonl").read_text().splitlines()
     )
-    with pytest.raises(ConfigError, match=r"no evaluation set 'easy'; this run's data has: val, hard"):
+    with pytest.raises(ConfigError, match=r"no evaluation set 'easy'; this run's data has: val, hard, empty"):
         run.evaluate("easy")
+    with pytest.raises(DataError, match="is empty") as empty:
+        run.evaluate("empty")
+    assert "'empty'" in "".join(empty.value.__notes__)
+    assert run.device == torch.device("cpu")
 
 
 def test_what_cannot_be_opened_is_told_in_words(trained: Path, tmp_path: Path, install: Callable[..., None]) -> None:
