@@ -56,6 +56,23 @@ def test_a_tracker_hears_every_record_and_its_failures_are_said_once(
 
 
 @attrs.define(eq=False, kw_only=True)
+class Spoiler:
+    """Empties what it is given."""
+
+    @hookimpl
+    def log_record(self, record: dict[str, float]) -> None:
+        record.clear()
+
+
+def test_a_tracker_has_a_copy_of_its_own(tmp_path: Path) -> None:
+    manager, plugin = new_manager(), Spoiler()
+    register(manager, plugin, "spoiler", "spoiler 1.0")
+    record = {"epoch": 1}
+    Trackers([PluginCalls(manager, plugin, "spoiler", "spoiler 1.0")], tmp_path).tell(record)
+    assert record == {"epoch": 1}
+
+
+@attrs.define(eq=False, kw_only=True)
 class Leaver:
     """Raises what it is given."""
 
