@@ -156,8 +156,8 @@ def _read(run: RunFolder, path: Path) -> dict[str, Any]:
     try:
         return read_checkpoint(path)
     except CheckpointError as error:
-        others = [found for found in saved.saved(run.checkpoints) if found != path]
-        advice = f". {run.path} has others: {saved.names(others)}" if others else ""
+        others = [found.name for found in saved.saved(run.checkpoints) if found != path]
+        advice = f". {run.path} has others: {', '.join(others)}" if others else ""
         raise CheckpointError(f"{error}{advice}") from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mixcore.errors import CheckpointError
 
-__all__ = ["find", "names", "newest", "path_of", "saved"]
+__all__ = ["find", "newest", "path_of", "saved"]
 
 _FOR_RESUMING = ("last", "previous")
 """Newest first."""
@@ -23,11 +23,6 @@ def saved(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"))
 
 
-def names(paths: list[Path]) -> str:
-    """Their names for a message."""
-    return ", ".join(path.stem for path in paths) or "none yet"
-
-
 def newest(folder: Path) -> Path | None:
     """The one that a run goes on from; None where there is none.
 
@@ -40,7 +35,8 @@ def find(folder: Path, which: str) -> Path:
     """The file that `which` names: best, last, previous, or a path. CheckpointError naming those that are there."""
     path = path_of(folder, which) if which in _NAMES else Path(which)
     if not path.is_file():
+        there = ", ".join(found.stem for found in saved(folder)) or "none yet"
         raise CheckpointError(
-            f"there is no checkpoint {path}; {folder.parent} has: {names(saved(folder))}. Name one of these, or a file"
+            f"there is no checkpoint {path}; {folder.parent} has: {there}. Name one of these, or a file"
         )
     return path

@@ -163,7 +163,7 @@ def test_what_cannot_be_opened_is_told_in_words(trained: Path, tmp_path: Path, i
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"best\.pt.*has others: last, previous"):
+    with pytest.raises(CheckpointError, match=r"best\.pt.*has others: last\.pt, previous\.pt"):
         mixcore.load_run(trained)
     for one in (trained / "checkpoints").iterdir():
         one.unlink()
