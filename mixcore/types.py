@@ -326,6 +326,8 @@ class Task:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     label_kind: LabelKind = "class"
+    class_names: tuple[str, ...] | None = None
+    """What the classes (or values) are called, `num_classes` names in the order of the labels; None: not known."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -358,6 +360,8 @@ class Data:
     validation: torch.utils.data.Dataset[Any] | Resident
     task: Task
     repeats: int = 1
+    evaluation: Mapping[str, torch.utils.data.Dataset[Any] | Resident] = attrs.field(factory=dict)
+    """Further sets by name, read as the validation set is, that `mixcore eval` and analyses may use; not "val"."""
 
 
 def _part_stages(value: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixcore.cli.files import find_checkpoint, load_checkpoint, settings_of, written
+from mixcore.cli.files import written
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,22 +36,19 @@ def command(
     import attrs
 
     from mixcore.errors import ConfigError
+    from mixcore.run.open import read_run
     from mixcore.run.resolve import load_config
 
-    settings, weights, state = config, None, None
-    if config.is_dir():
-        settings = settings_of(config, "a configuration, or the folder")
-        weights = find_checkpoint(config, "best")
-        state = load_checkpoint(config, weights)
-    loaded = load_config(settings, overrides)
+    saved = read_run(config, "best", overrides) if config.is_dir() else None
+    loaded = load_config(config, overrides) if saved is None else saved.configuration
     chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
     if epoch >= chosen.schedule.epochs:
         raise ConfigError(
             f"--epoch {epoch} is not in this run of {chosen.schedule.epochs} epochs, 0 to {chosen.schedule.epochs - 1}"
         )
     out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
-    heading = f"{weights or config}   epoch {epoch}   seed {chosen.seed}"
-    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, state=state)
+    heading = f"{saved.checkpoint if saved else config}   epoch {epoch}   seed {chosen.seed}"
+    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, state=saved.state if saved else None)
     with written(out, "name another file with --out"):
         sheet.save(out, format="png")
     click.echo(out)
@@ -71,30 +68,29 @@ def picture(
     from mixcore.pictures.sheet import Section, contact_sheet
     from mixcore.run.place import Place
     from mixcore.run.processes import joined
-    from mixcore.run.session import build_session
+    from mixcore.run.session import build_data, build_networks, check_groups, training_loader
 
-    train = attrs.evolve(config.train, compile=False, ema_decay=None)  # not worth the wait for one batch
-    # nothing is evaluated, so it does not matter which predictor the run is judged by, nor that "ema" is not there
-    config = attrs.evolve(config, train=train, eval=attrs.evolve(config.eval, predictor="model"))
+    # not worth the wait for one batch
+    config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False, ema_decay=None))
     plugins = build_plugins(config)
     with joined(config.run, Place()) as processes:
-        session = build_session(config, plugins, processes)
-        step, task = session.state.step, session.task
+        data = build_data(plugins, processes)
+        check_groups(config, data, processes)
+        task, loader = data.task, training_loader(config, data, processes)
+        iterations = config.schedule.epochs * len(loader)
+        step, _ = build_networks(config, plugins, task, processes, iterations=iterations)
         if state is not None:
             step.load_saved_state(state["step"])
-        images, labels = next(iter(session.loader.epoch(epoch)))
+        images, labels = next(iter(loader.epoch(epoch)))
         shown = max(rows, 2)
         previews = step.previews(images[:shown], labels[:shown], LAMS)
         sections = []
         for index, mixer in enumerate(plugins.mixers):
-            mix, targets = step.mix_batch(
-                images, labels, mixer=index, epoch=epoch, iteration=epoch * len(session.loader)
-            )
+            mix, targets = step.mix_batch(images, labels, mixer=index, epoch=epoch, iteration=epoch * len(loader))
             notes = _notes(mixer.plugin, plugins.probabilities[index])
             sections.append(Section(title=mixer.name, notes=notes, mix=mix, images=images, targets=targets))
         more = [preview_block(key, images[:shown], mixes, LAMS, task, rows) for key, mixes in previews.items()]
-        names = getattr(session.data.train, "classes", None)
-        return contact_sheet(sections, task, rows=rows, class_names=names, heading=heading, more=more)
+        return contact_sheet(sections, task, rows=rows, heading=heading, more=more)
 
 
 def _notes(plugin: Any, probability: float) -> list[str]:

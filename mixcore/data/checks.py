@@ -103,10 +103,24 @@ def check_task(task: Task) -> None:
         raise wrong("mean", task.mean, f"finite numbers, {channels}")
     if not _finite(task.std, task.in_channels) or min(task.std) <= 0:
         raise wrong("std", task.std, f"finite numbers above 0, {channels}")
+    _check_class_names(task)
     darkest = torch.tensor(task.mean, dtype=torch.float64) / torch.tensor(task.std, dtype=torch.float64)
     factors = torch.cat((darkest, 1 / torch.tensor(task.std, dtype=torch.float64)))
     if not factors.float().isfinite().all():
         raise wrong("mean and std", (task.mean, task.std), "numbers that keep (pixel - mean) / std finite in float32")
+
+
+def _check_class_names(task: Task) -> None:
+    names = task.class_names
+    if names is None:
+        return
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"the task of the data set has class_names {names!r:.80}; expected a tuple of strings, or None")
+    if len(names) != task.num_classes:
+        raise DataError(
+            f"the task of the data set has {len(names)} class_names for {task.num_classes} classes; expected one name "
+            "per class, or None"
+        )
 
 
 def _counts(value: object) -> bool:

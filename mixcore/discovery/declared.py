@@ -40,6 +40,7 @@ _ASKED: Mapping[str, tuple[str | None, ...]] = {
     "compute_loss": ("loss",),
     "extra_losses": _PARTICIPANTS,
     "scalars": _PARTICIPANTS,
+    "log_record": (None,),
 }
 """Roles whose plugins are asked for a hook, None for extras; a hook that is not here is asked of every plugin."""
 
@@ -143,6 +144,8 @@ def _never_asked(hook: str, role: str | None) -> str:
         return f"implements {hook}, which the core does; extend it from outside: @hookimpl(wrapper=True)"
     if roles is _PARTICIPANTS:
         who, remedy = "mixers, label policies, losses and extras are", "ship an extra beside it"
+    elif roles == (None,):
+        who, remedy = "extras are", "ship an extra beside it"
     else:
         who = f"the owner of [{roles[0]}] is"
         remedy = f'write role = "{roles[0]}"' if role is None else "ship a class of its own for it"

@@ -1,7 +1,8 @@
-"""Evaluation of every predictor of a run on the validation set, each network run once per batch."""
+"""Evaluation of every predictor of a run on one set, each network run once per batch."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mixcore.evaluate.metrics import Counts, reduce_counts
+from mixcore.errors import MixcoreError
+from mixcore.evaluate.metrics import Metric, add_up, default_metrics
 from mixcore.networks.network import Network
 from mixcore.types import Task
 
@@ -49,18 +51,25 @@ def evaluate(
     device: torch.device,
     precision: str,
     compiled: Mapping[nn.Module, Network] | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Per predictor the metrics of :data:`mixcore.evaluate.metrics.METRICS`, over all processes.
+    """Per predictor the numbers of its metrics, by name, over all processes.
 
-    Accuracies are in percent and count every image that the loaders of all processes give, once. All processes must
-    call this together: buffers (BatchNorm statistics) are first made those of rank 0, and the sums are reduced at the
-    end. `precision` is fp32, bf16 or fp16: what the networks run under; losses are computed in float32. A network that
-    `compiled` knows runs as it does there, the others as they are. Parameters, buffers and the mode of every submodule
-    are as before, generators untouched.
+    `metrics` are those that were not given a batch yet; every predictor gets a copy of each, on the device. A number
+    goes by the metric's name; of one that computes several, each goes by its own. By default they are those of
+    :data:`mixcore.evaluate.metrics.METRICS` for the task's kind of labels: accuracies in percent, which count every
+    image that the loaders of all processes give, once. Raises MixcoreError for a metric that gives no number, or one
+    that another gave already.
+
+    All processes must call this together: buffers (BatchNorm statistics) are first made those of rank 0, and the sums
+    are reduced at the end. `precision` is fp32, bf16 or fp16: what the networks run under; metrics see float32. A
+    network that `compiled` knows runs as it does there, the others as they are. Parameters, buffers and the mode of
+    every submodule are as before, generators untouched.
     """
     heads = _by_network(predictors)
     modules = [*heads, *(head for named in heads.values() for head in named.values() if head is not None)]
-    counts = {name: Counts(task, device) for name in predictors}
+    wanted = default_metrics(task, device) if metrics is None else metrics
+    measured = {name: {key: _own_copy(metric, device) for key, metric in wanted.items()} for name in predictors}
     _share_buffers(modules)
     with torch.no_grad(), evaluation_mode(modules):
         for images, labels in loader.epoch(0):
@@ -68,8 +77,39 @@ def evaluate(
                 with _autocast(device, precision):
                     outputs = _outputs(network, named, images, (compiled or {}).get(network))
                 for name, logits in outputs.items():
-                    counts[name].add(logits.float(), labels)
-    return reduce_counts(counts)
+                    own = logits.float()
+                    for metric in measured[name].values():
+                        metric.update(own, labels)
+    add_up(metric for own in measured.values() for metric in own.values())
+    return {name: _computed(own) for name, own in measured.items()}
+
+
+def _own_copy(metric: Metric, device: torch.device) -> Metric:
+    """One that sees a single predictor; what holds tensors has modules' `to`."""
+    own = copy.deepcopy(metric)
+    move = getattr(own, "to", None)
+    return own if move is None else move(device)
+
+
+def _computed(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """The numbers of one predictor, those of a metric with several under their own names."""
+    found: dict[str, float] = {}
+    for key, metric in metrics.items():
+        value = metric.compute()
+        for name, number in (value if isinstance(value, Mapping) else {key: value}).items():
+            if name in found:
+                raise MixcoreError(f"two metrics give {name!r}; name one of them otherwise")
+            found[name] = _number(name, number)
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    shape = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise MixcoreError(f"the metric {name!r} computed {shape}; expected one number, or a mapping of numbers by name")
 
 
 def _by_network(predictors: Predictors) -> dict[nn.Module, dict[str, nn.Module | None]]:

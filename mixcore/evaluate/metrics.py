@@ -1,4 +1,4 @@
-"""Running counts of one predictor, kept on the device until the end of the evaluation.
+"""Metrics of one predictor: what a metric is, and the counts that every run reports, kept on the device until the end.
 
 N images of a batch, K classes or values. Per label kind:
 
@@ -16,6 +16,8 @@ on every device, and a network that gives one number for everything scores as ch
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,7 +27,7 @@ from torch import Tensor
 from mixcore.errors import DataError
 from mixcore.types import LabelKind, Task
 
-__all__ = ["METRICS", "Counts", "headline", "ranks", "reduce_counts"]
+__all__ = ["METRICS", "Counts", "Metric", "add_up", "default_metrics", "headline", "ranks"]
 
 METRICS: dict[LabelKind, tuple[str, ...]] = {
     "class": ("top1", "top5", "loss", "count"),
@@ -34,6 +36,23 @@ METRICS: dict[LabelKind, tuple[str, ...]] = {
     "value": ("mae", "rmse", "loss", "count"),
 }
 """What is reported per label kind; accuracies in percent."""
+
+
+class Metric(Protocol):
+    """What is measured over a set of images; torchmetrics' metrics and collections are such as they are."""
+
+    def update(self, logits: Tensor, labels: Tensor, /) -> Any:
+        """Add one batch: `logits` [N,K] float32 and labels as the task's kind says; nothing is read on the host."""
+        ...
+
+    def compute(self) -> Any:
+        """The number over all images of all processes, each of which calls it; or several numbers by name."""
+        ...
+
+
+def default_metrics(task: Task, device: torch.device) -> dict[str, Metric]:
+    """What every run reports: the numbers of METRICS, from one pass over the logits."""
+    return {"counts": Counts(task, device)}
 
 
 def headline(task: Task) -> tuple[str, bool]:
@@ -65,9 +84,12 @@ class Counts:
         """top-1 hits, top-5 hits, images"""
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         """loss, absolute error"""
+        self._totals: list[float] | None = None
+        """The sums over all processes, once they were added up."""
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: `logits` [N,K] float32, `labels` as the task's kind says."""
+        self._totals = None
         if logits.shape[1:] != (self.classes,):
             raise DataError(
                 f"a predictor gave outputs {list(logits.shape)} for a task of {self.classes} classes; give its head "
@@ -91,27 +113,35 @@ class Counts:
         self.hits[1] += (rank < min(5, self.classes)).sum()
 
     def packed(self) -> Tensor:
-        """All sums as float64 [5]; counts stay exact below 2**53."""
+        """All sums of this process as float64 [5]; counts stay exact below 2**53."""
         return torch.cat((self.hits.double(), self.sums))
 
-    def metrics(self, packed: list[float]) -> dict[str, float]:
-        """The numbers of METRICS from the packed sums of all processes. DataError where no image was counted."""
-        top1, top5, count, loss, absolute = packed
+    def compute(self) -> dict[str, float]:
+        """The numbers of METRICS over all processes. DataError where no image was counted."""
+        if self._totals is None:
+            add_up([self])
+        assert self._totals is not None
+        top1, top5, count, loss, absolute = self._totals
         if not count:
-            raise DataError("the validation set is empty: there is nothing to evaluate on")
+            raise DataError("the set is empty: there is nothing to evaluate on")
         if self.kind == "value":
             values = (absolute / count, math.sqrt(loss / count), loss / count, int(count))
         else:
             values = (100 * top1 / count, 100 * top5 / count, loss / count, int(count))
         return dict(zip(METRICS[self.kind], values, strict=True))
 
+    def take(self, totals: list[float]) -> None:
+        """What `packed` gave, summed over all processes."""
+        self._totals = totals
 
-def reduce_counts(counts: dict[str, Counts]) -> dict[str, dict[str, float]]:
-    """The metrics of each predictor over all processes: one all_reduce, one read from the device."""
+
+def add_up(metrics: Iterable[Metric]) -> None:
+    """Sum the Counts among `metrics` over all processes: one all_reduce, one read from the device."""
+    counts = [one for one in metrics if isinstance(one, Counts)]
     if not counts:
-        return {}
-    packed = torch.stack([one.packed() for one in counts.values()])
+        return
+    packed = torch.stack([one.packed() for one in counts])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(packed)
-    rows = packed.tolist()
-    return {name: one.metrics(row) for (name, one), row in zip(counts.items(), rows, strict=True)}
+    for one, totals in zip(counts, packed.tolist(), strict=True):
+        one.take(totals)

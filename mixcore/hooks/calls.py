@@ -233,6 +233,11 @@ class PluginCalls:
             raise self._wrong("predictors", found, "a mapping of names to (network, head)")
         return dict(found)
 
+    def log_record(self, **arguments: Any) -> None:
+        """Tell the plugin what was recorded of an epoch."""
+        if self.has("log_record"):
+            self._call("log_record", arguments)
+
 
 def _moment(arguments: Mapping[str, Any]) -> str:
     step = arguments.get("step")

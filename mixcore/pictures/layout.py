@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import attrs
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["Block", "Cell", "draw", "fitted"]
+__all__ = ["Block", "Cell", "cut", "draw", "fitted"]
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST, LARGEST = 128, 256
 """Pixels of the shown side: smaller pictures are enlarged by a whole factor to about the first, larger ones reduced."""
@@ -61,6 +64,15 @@ def fitted(picture: Tensor) -> Image.Image:
         return image.resize((image.width * LARGEST // longest, image.height * LARGEST // longest), Image.Resampling.BOX)
     factor = -(-SMALLEST // longest)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def cut(pen: ImageDraw.ImageDraw, text: str, font: Font, width: int) -> str:
+    """The text, or what of it fits into `width` pixels with an ellipsis behind."""
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
 
 
 class _Sheet:
@@ -146,12 +158,8 @@ class _Sheet:
         text: str,
         ink: tuple[int, int, int],
         width: int,
-        font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = None,
+        font: Font | None = None,
     ) -> None:
         """Text cut to `width` pixels, with an ellipsis where something is missing."""
         font = font or self.small
-        if self.pen.textlength(text, font) > width:
-            while text and self.pen.textlength(text + "…", font) > width:
-                text = text[:-1]
-            text += "…"
-        self.pen.text((left, top), text, ink, font)
+        self.pen.text((left, top), cut(self.pen, text, font, width), ink, font)

@@ -15,7 +15,7 @@ from mixcore.pictures.grid import denormalise
 from mixcore.pictures.layout import Block, Cell, draw
 from mixcore.types import Mix, Targets, Task
 
-__all__ = ["Section", "contact_sheet", "label_text", "section_block"]
+__all__ = ["Section", "class_text", "contact_sheet", "label_text", "section_block"]
 
 MOST_SOURCES = 4
 """Sources shown per mixed image; of more, those of largest label weight and the image itself."""
@@ -38,7 +38,6 @@ def contact_sheet(
     task: Task,
     *,
     rows: int = 8,
-    class_names: Sequence[str] | None = None,
     heading: str = "",
     more: Sequence[Block] = (),
 ) -> Image.Image:
@@ -46,22 +45,30 @@ def contact_sheet(
 
     Images are de-normalised with the task's constants, and small ones enlarged by a whole factor, pixel for pixel.
     Beside each row stand lam (the weight of the image's own label as the mixer gave it) and the weight of each label
-    as the label policy set it, with `class_names` where they are known. `more` is drawn below.
+    as the label policy set it, under the names of the task's classes where they are known. `more` is drawn below.
     """
-    blocks = [section_block(section, task, rows, class_names) for section in sections]
+    blocks = [section_block(section, task, rows) for section in sections]
     return draw([*blocks, *more], heading=heading)
 
 
-def section_block(section: Section, task: Task, rows: int, class_names: Sequence[str] | None = None) -> Block:
+def section_block(section: Section, task: Task, rows: int) -> Block:
     """One section as what is drawn: per mixed image its originals, masks, the image itself, and its numbers."""
-    return _Rows(section, task, rows, class_names).block()
+    return _Rows(section, task, rows).block()
 
 
-def label_text(label: Tensor, task: Task, class_names: Sequence[str] | None = None) -> str:
+def class_text(index: int, task: Task) -> str:
+    """A class by its name where the task knows it, on one line and with what cannot be drawn replaced."""
+    if task.class_names is None:
+        return f"class {index}"
+    words = " ".join(task.class_names[index].split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words) or f"class {index}"
+
+
+def label_text(label: Tensor, task: Task) -> str:
     """One label in words: the class, for soft labels the largest and its share, all of several, or the values."""
 
     def name(index: int) -> str:
-        return class_names[index] if class_names else f"class {index}"
+        return class_text(index, task)
 
     if task.label_kind == "value":
         return ", ".join(f"{value:.4g}" for value in label.flatten().tolist())
@@ -76,14 +83,14 @@ def label_text(label: Tensor, task: Task, class_names: Sequence[str] | None = No
 class _Rows:
     """The rows of one section, everything on the CPU."""
 
-    def __init__(self, section: Section, task: Task, rows: int, class_names: Sequence[str] | None) -> None:
+    def __init__(self, section: Section, task: Task, rows: int) -> None:
         mix, targets = section.mix, section.targets
         misplaced = rows_out_of_range(
             [(f"generate_mix of {section.title}", mix.sources.cpu(), section.images.shape[0])]
         )
         if misplaced is not None:
             raise HookError(misplaced)
-        self.section, self.mix, self.task, self.names = section, mix, task, class_names
+        self.section, self.mix, self.task = section, mix, task
         self.weights, self.sources = mix.weights[:rows].cpu(), mix.sources[:rows].cpu()
         self.label_weights, self.label_sources = targets.weights[:rows].cpu(), targets.sources[:rows].cpu()
         self.labels = targets.labels.cpu()
@@ -129,7 +136,7 @@ class _Rows:
         return [
             Cell(
                 picture=self.originals[n],
-                caption=f"#{n} {label_text(self.labels[n], self.task, self.names)}",
+                caption=f"#{n} {label_text(self.labels[n], self.task)}",
                 marked=self._is_own(source),
             )
             for source in self.shown[row].tolist()
@@ -165,7 +172,7 @@ class _Rows:
         lines = [f"lam {self.weights[row, 0]:.3f}"]
         for index in order[:MOST_SOURCES].tolist():
             label = self.labels[self.label_sources[row, index]]
-            lines.append(f"{weights[index]:.3f} {label_text(label, self.task, self.names)}")
+            lines.append(f"{weights[index]:.3f} {label_text(label, self.task)}")
         if len(order) > MOST_SOURCES:
             lines.append(f"and {len(order) - MOST_SOURCES} more")
         if abs(float(weights.sum()) - 1) > 1e-3:

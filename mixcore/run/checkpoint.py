@@ -25,6 +25,7 @@ from mixcore.config.faults import Path as KeyPath
 from mixcore.errors import CheckpointError
 from mixcore.files import replace_file
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.run import saved
 from mixcore.run.content import FOR_RESUMING, misfits_for_evaluation, misfits_for_resuming
 from mixcore.run.folder import differences
 from mixcore.run.seal import read_sealed, write_sealed
@@ -51,17 +52,17 @@ class Checkpoints:
     @property
     def last(self) -> Path:
         """The newest."""
-        return self.folder / "last.pt"
+        return saved.path_of(self.folder, "last")
 
     @property
     def previous(self) -> Path:
         """The one before the newest."""
-        return self.folder / "previous.pt"
+        return saved.path_of(self.folder, "previous")
 
     @property
     def best(self) -> Path:
         """The epoch with the best validation value; weights only, not for resuming."""
-        return self.folder / "best.pt"
+        return saved.path_of(self.folder, "best")
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Make `state` the newest checkpoint; the newest so far becomes the previous one.
@@ -94,9 +95,8 @@ class Checkpoints:
         Asking for one that does not exist raises CheckpointError.
         """
         if which is None:
-            # a run killed between the two renames of write() has no last.pt for that instant
-            return next((path for path in (self.last, self.previous) if path.exists()), None)
-        path = self.folder / f"{which}.pt"
+            return saved.newest(self.folder)
+        path = saved.path_of(self.folder, which)
         if not path.exists():
             there = ", ".join(found.name for found in (self.last, self.previous) if found.exists()) or "none"
             raise CheckpointError(

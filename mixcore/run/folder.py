@@ -23,6 +23,7 @@ from mixcore.errors import RunFolderError
 from mixcore.files import open_own, remove_leftovers, replace_file
 from mixcore.logs.jsonl import count_lines, plain
 from mixcore.run.resolve import determining
+from mixcore.run.saved import saved
 
 __all__ = ["RunFolder", "differences"]
 
@@ -59,7 +60,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether a run has left results here that a new one must not overwrite."""
         recorded = self.metrics.exists() and self.metrics.stat().st_size > 0
-        return recorded or self.summary.exists() or any(self.checkpoints.glob("*.pt"))
+        return recorded or self.summary.exists() or bool(saved(self.checkpoints))
 
     def check_owner(self, resolved: Mapping[str, Any], places: Collection[KeyPath] = ()) -> None:
         """Refuse a folder that holds a run of another configuration than the `resolved` one.
@@ -109,7 +110,7 @@ class RunFolder:
                 f"the run folder {self.path} cannot be written: {error.strerror or error}; expected a writable "
                 "directory. Name another one: --set run.dir=PATH"
             ) from error
-        own = (self.config, self.environment, self.metrics, self.summary, self.lock, *self.checkpoints.glob("*.pt"))
+        own = (self.config, self.environment, self.metrics, self.summary, self.lock, *saved(self.checkpoints))
         odd = [str(path) for path in own if path.is_symlink() or (path.exists() and not path.is_file())]
         if odd:
             raise RunFolderError(

@@ -23,6 +23,7 @@ from mixcore.hooks.trace import HookTimes
 from mixcore.logs.jsonl import append_line, check_lines, record_line, restore_lines
 from mixcore.logs.progress import Progress
 from mixcore.logs.tensorboard import TensorBoardLog
+from mixcore.pictures.captioned import captioned_grid
 from mixcore.pictures.grid import grid
 from mixcore.pictures.previews import LAMS, preview_grid
 from mixcore.run.checkpoint import Checkpoints
@@ -36,6 +37,7 @@ from mixcore.run.resolve import Loaded
 from mixcore.run.resume import agreed_checkpoint
 from mixcore.run.session import Session, build_session
 from mixcore.run.signals import StopSignals, stop_error
+from mixcore.run.trackers import Trackers
 from mixcore.step.iteration import Report
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
@@ -94,6 +96,7 @@ class _Run:
             versions=plugin_versions(plugins),
             places=loaded.places,
         )
+        self.trackers = Trackers(plugins.extras if processes.leads else (), folder.path)
         self._began = time.monotonic()
 
     def go(self, resume_from: str | None) -> dict[str, Any] | None:
@@ -179,7 +182,10 @@ class _Run:
         """A grid of the epoch's first mixed images, for a few epochs spread over the run."""
         epochs = self.state.epochs
         if log is not None and (epoch == 0 or (epoch * _PICTURES) // epochs != ((epoch - 1) * _PICTURES) // epochs):
-            log.image("mix/images", grid(report.mix.images, self.session.task), epoch + 1)
+            images, task = report.mix.images, self.session.task
+            named = task.class_names is not None
+            picture = captioned_grid(images, report.targets, task) if named else grid(images, task)
+            log.image("mix/images", picture, epoch + 1)
 
     def _end_epoch(self, epoch: int, speed: float, log: TensorBoardLog | None) -> dict[str, Any]:
         """Evaluate, record, and count the epoch as finished; `speed` in images per second of training."""
@@ -208,6 +214,7 @@ class _Run:
             self._log(record, speed, log)
         state.records.append(line)
         self._keep_best(record)
+        self.trackers.tell(record)
         return record
 
     def _log(self, record: dict[str, Any], speed: float, log: TensorBoardLog) -> None:

@@ -20,6 +20,7 @@ from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.rng import keyed_seed
 from mixcore.step.build import build_step
+from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.optimizer import build_optimizer
@@ -28,7 +29,15 @@ from mixcore.train.state import TrainingState
 from mixcore.train.totals import Totals
 from mixcore.types import Data, Task
 
-__all__ = ["Session", "build_session"]
+__all__ = [
+    "Session",
+    "build_data",
+    "build_networks",
+    "build_session",
+    "check_groups",
+    "evaluation_loader",
+    "training_loader",
+]
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -49,28 +58,11 @@ class Session:
 
 def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> Session:
     """Build all of it. Raises ConfigError and DataError for whatever does not fit together."""
-    data = _build_data(plugins, processes)
-    _check_groups(config, data, processes)
-    loader, validation = _build_loaders(config, data, processes)
-    model = _build_backbone(config, plugins, data.task, processes.device)
+    data = build_data(plugins, processes)
+    check_groups(config, data, processes)
+    loader, validation = training_loader(config, data, processes), evaluation_loader(config, data, processes)
     train, epochs = config.train, config.schedule.epochs
-    ema = None if train.ema_decay is None else Ema(model, decay=train.ema_decay, warmup=train.ema_warmup)
-    step = build_step(
-        plugins,
-        model,
-        data.task,
-        device=processes.device,
-        seed=config.seed,
-        epochs=epochs,
-        iterations=epochs * len(loader),
-        precision=train.precision,
-        channels_last=train.channels_last,
-        compile=train.compile,
-        sync_bn=_wants_sync_bn(config, processes),
-        checkpoint=train.checkpoint,
-        rank=processes.rank,
-        owns_batch=True,
-    )
+    step, ema = build_networks(config, plugins, data.task, processes, iterations=epochs * len(loader))
     optimizer = build_optimizer(step.trained(), config.optimizer, config.schedule)
     state = TrainingState(
         step=step,
@@ -94,7 +86,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
     )
 
 
-def _build_data(plugins: Plugins, processes: Processes) -> Data:
+def build_data(plugins: Plugins, processes: Processes) -> Data:
     """The data, on rank 0 first: it may have to fetch or decode what the others then find on the disk."""
     assert plugins.data is not None  # a RunConfig names data and backbone
     if processes.leads:
@@ -103,7 +95,7 @@ def _build_data(plugins: Plugins, processes: Processes) -> Data:
     return data if processes.leads else plugins.data.build_data()
 
 
-def _check_groups(config: RunConfig, data: Data, processes: Processes) -> None:
+def check_groups(config: RunConfig, data: Data, processes: Processes) -> None:
     """Refuse groups that the share of a process does not hold whole, or whose images are not consecutive."""
     share = config.data.batch_size // processes.world
     for table in config.mix:
@@ -122,10 +114,11 @@ def _check_groups(config: RunConfig, data: Data, processes: Processes) -> None:
             )
 
 
-def _build_loaders(config: RunConfig, data: Data, processes: Processes) -> tuple[Loader, Loader]:
-    table, train = config.data, config.train
+def training_loader(config: RunConfig, data: Data, processes: Processes) -> Loader:
+    """What a run of `config` trains on, for this process."""
+    table = config.data
     grouped = any(mix.group_size is not None for mix in config.mix)
-    loader = build_train_loader(
+    return build_train_loader(
         data,
         batch_size=table.batch_size,
         workers=table.workers,
@@ -134,18 +127,47 @@ def _build_loaders(config: RunConfig, data: Data, processes: Processes) -> tuple
         rank=processes.rank,
         world=processes.world,
         device=processes.device,
-        channels_last=train.channels_last,
+        channels_last=config.train.channels_last,
     )
-    validation = build_eval_loader(
+
+
+def evaluation_loader(config: RunConfig, data: Data, processes: Processes) -> Loader:
+    """The validation set of `data`, for this process."""
+    return build_eval_loader(
         data,
-        batch_size=config.eval.batch_size or table.batch_size,
-        workers=table.workers,
+        batch_size=config.eval.batch_size or config.data.batch_size,
+        workers=config.data.workers,
         rank=processes.rank,
         world=processes.world,
         device=processes.device,
-        channels_last=train.channels_last,
+        channels_last=config.train.channels_last,
     )
-    return loader, validation
+
+
+def build_networks(
+    config: RunConfig, plugins: Plugins, task: Task, processes: Processes, *, iterations: int
+) -> tuple[TrainingStep, Ema | None]:
+    """The step of a run of so many `iterations`, with network and parts, and the average of the network's weights."""
+    train = config.train
+    model = _build_backbone(config, plugins, task, processes.device)
+    ema = None if train.ema_decay is None else Ema(model, decay=train.ema_decay, warmup=train.ema_warmup)
+    step = build_step(
+        plugins,
+        model,
+        task,
+        device=processes.device,
+        seed=config.seed,
+        epochs=config.schedule.epochs,
+        iterations=iterations,
+        precision=train.precision,
+        channels_last=train.channels_last,
+        compile=train.compile,
+        sync_bn=_wants_sync_bn(config, processes),
+        checkpoint=train.checkpoint,
+        rank=processes.rank,
+        owns_batch=True,
+    )
+    return step, ema
 
 
 def _build_backbone(config: RunConfig, plugins: Plugins, task: Task, device: torch.device) -> nn.Module:

@@ -7,15 +7,14 @@ from typing import Any
 
 import attrs
 import torch
-from torch import nn
 
 from mixcore.errors import CheckpointError, MixcoreError, NonFiniteLossError
-from mixcore.step.step import TrainingStep
+from mixcore.step.step import Predictor, TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.totals import Totals
 
-__all__ = ["TrainingState"]
+__all__ = ["TrainingState", "named_predictors"]
 
 _OTHER_DATA = "Put the old set back, or start a new run in a folder of its own: --set run.dir=PATH"
 
@@ -61,10 +60,9 @@ class TrainingState:
         first = -(-self.iterations_per_epoch // self.accumulate) * self.accumulate
         return min(first, self.iterations) // self.iterations_per_epoch
 
-    def networks(self) -> dict[str, tuple[nn.Module, nn.Module | None]]:
+    def networks(self) -> dict[str, Predictor]:
         """Everything that is evaluated, by predictor name: those of the step, and `ema`."""
-        averaged: dict[str, tuple[nn.Module, nn.Module | None]] = {"ema": (self.ema.module, None)} if self.ema else {}
-        return {**self.step.predictors(), **averaged}
+        return named_predictors(self.step, self.ema)
 
     def saved(self, processes: Processes) -> dict[str, Any]:
         """The state as tensors and plain types. All processes call it; call `totals.read()` before.
@@ -146,3 +144,9 @@ class TrainingState:
         self.totals.clear()
         for one in own:
             self.totals.merge(one)
+
+
+def named_predictors(step: TrainingStep, ema: Ema | None) -> dict[str, Predictor]:
+    """What can be evaluated of a run: the step's own predictors, and `ema` where weights are averaged."""
+    averaged: dict[str, Predictor] = {"ema": (ema.module, None)} if ema else {}
+    return {**step.predictors(), **averaged}

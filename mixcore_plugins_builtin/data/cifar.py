@@ -58,20 +58,15 @@ class _Cifar(ResidentOptions):
         root = data_path(self.root)
         torchvision_folder = root / self.dataset.base_folder
         if not os.path.exists(torchvision_folder) and not self.download and os.path.isdir(root / "train"):
-            train, validation = self._from_folders(root)
-        else:
-            layout = (
-                f"torchvision's files in it, or image folders {root}/train/<class>/*.png and {root}/test/<class>/*.png"
-            )
-            train, validation = (
-                _tensors(self._open(root, torchvision_folder, layout, train=train)) for train in (True, False)
-            )
-        return self.resident_data(train, validation, self.num_classes)
+            return self._from_folders(root)
+        layout = f"torchvision's files in it, or image folders {root}/train/<class>/*.png and {root}/test/<class>/*.png"
+        train, test = (self._open(root, torchvision_folder, layout, train=train) for train in (True, False))
+        return self.resident_data(_tensors(train), _tensors(test), self.num_classes, train.classes)
 
     def _open(self, root: Path, folder: Path, layout: str, *, train: bool) -> Any:
         return open_torchvision(self.dataset, self.title, root, folder, layout, self.download, train=train)
 
-    def _from_folders(self, root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _from_folders(self, root: Path) -> Data:
         train, test = scan_splits(root, "train", "test", self.on_corrupt)
         counts = len(train.classes), len(train), len(test)
         expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
@@ -81,7 +76,8 @@ class _Cifar(ResidentOptions):
                 f"{self.title} has {expected[0]}, {expected[1]} and {expected[2]}; complete it, or read another set "
                 'of your own with data.name = "image_folder"'
             )
-        return self._decoded(train, "the training set"), self._decoded(test, "the test set")
+        decoded = self._decoded(train, "the training set"), self._decoded(test, "the test set")
+        return self.resident_data(*decoded, self.num_classes, train.classes)
 
     def _decoded(self, split: ClassFolders, where: str) -> tuple[Tensor, Tensor]:
         paths = (split.path(index) for index in range(len(split)))

@@ -64,7 +64,10 @@ class Digits(ResidentOptions):
         images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
         held_back = held_back_rows(labels)
         return self.resident_data(
-            (images[~held_back], labels[~held_back]), (images[held_back], labels[held_back]), num_classes=10
+            (images[~held_back], labels[~held_back]),
+            (images[held_back], labels[held_back]),
+            num_classes=10,
+            class_names="0123456789",
         )
 
 

@@ -47,7 +47,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, folders: ClassFolders, transform: Transform, on_corrupt: OnCorrupt) -> None:
         self.folders, self.transform, self.on_corrupt = folders, transform, on_corrupt
-        self.classes = folders.classes
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -100,7 +99,8 @@ def _three(instance: object, attribute: attrs.Attribute[Any], value: tuple[float
 class ImageFolder:
     """Any set kept as root/train/<class>/<image> and root/val/<class>/<image>; a label is the rank of its folder name.
 
-    Files are opened in RGB. Training images are cropped at random, validation images at the centre.
+    Files are opened in RGB. Training images are cropped at random, validation images at the centre; so are those of the
+    evaluation set "train", which are the training images again.
     """
 
     role = "data"
@@ -163,6 +163,8 @@ class ImageFolder:
                 image_size=(self.size, self.size),
                 mean=self.mean,
                 std=self.std,
+                class_names=train.classes,
             ),
             repeats=self.repeats,
+            evaluation={"train": FolderImages(train, evaluation, self.on_corrupt)},
         )

@@ -122,8 +122,18 @@ class ResidentOptions:
     std: tuple[float, ...] = attrs.field(default=IMAGENET_STD, validator=all_positive)
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
 
-    def resident_data(self, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], num_classes: int) -> Data:
-        """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n]. ConfigError where options do not fit."""
+    def resident_data(
+        self,
+        train: tuple[Tensor, Tensor],
+        validation: tuple[Tensor, Tensor],
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+    ) -> Data:
+        """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n]. ConfigError where options do not fit.
+
+        `class_names` are left out where they are not as many as the classes. The training images, not augmented, are
+        the evaluation set "train".
+        """
         channels, height, width = train[0].shape[1:]
         if self.crop_padding >= min(height, width):
             raise ConfigError(
@@ -136,6 +146,7 @@ class ResidentOptions:
             image_size=(height, width),
             mean=_per_channel("mean", self.mean, channels),
             std=_per_channel("std", self.std, channels),
+            class_names=tuple(class_names) if class_names and len(class_names) == num_classes else None,
         )
         augment = CropFlip(padding=self.crop_padding, mode=self.padding_mode, flip=self.flip)
         return Data(
@@ -144,6 +155,7 @@ class ResidentOptions:
             ),
             validation=Resident(images=validation[0], labels=validation[1]),
             task=task,
+            evaluation={"train": Resident(images=train[0], labels=train[1])},
         )
 
 

@@ -57,7 +57,8 @@ class Parquet(ResidentOptions):
             raise DataError(different_names(names))
         images, labels = self._decoded(train, "the training set")
         num_classes = self.num_classes or len(train.class_names or ()) or int(labels.max()) + 1
-        return self.resident_data((images, labels), self._decoded(validation, "the validation set"), num_classes)
+        decoded = self._decoded(validation, "the validation set")
+        return self.resident_data((images, labels), decoded, num_classes, train.class_names or validation.class_names)
 
     def _files(self, key: str, pattern: str) -> list[Path]:
         root = data_path(self.root)

@@ -85,6 +85,7 @@ class FashionMNIST(ResidentOptions):
             (train.data[:, None].contiguous(), class_labels(train.targets)),
             (test.data[:, None].contiguous(), class_labels(test.targets)),
             num_classes=10,
+            class_names=train.classes,
         )
 
 
@@ -110,9 +111,10 @@ class STL10(ResidentOptions):
         root = data_path(self.root)
         folder = root / "stl10_binary"
         layout = "train_X.bin, train_y.bin, test_X.bin, test_y.bin in it"
-        splits = (
+        splits = [
             open_torchvision(datasets.STL10, "STL-10", root, folder, layout, self.download, split=split)
             for split in ("train", "test")
-        )
+        ]
         train, test = ((torch.from_numpy(split.data), class_labels(split.labels)) for split in splits)
-        return self.resident_data(train, test, num_classes=10)
+        names = getattr(splits[0], "classes", None)  # torchvision reads them from class_names.txt, where it is
+        return self.resident_data(train, test, num_classes=10, class_names=names)

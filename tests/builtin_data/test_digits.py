@@ -99,3 +99,12 @@ def test_padding_that_could_hide_the_image_is_refused(mode):
     with pytest.raises(ConfigError, match=r"data\.crop_padding = 32 needs images larger than that.*32x32"):
         Digits(crop_padding=32, padding_mode=mode).build_data()
     assert Digits(crop_padding=31, padding_mode=mode).build_data().train.augment.padding == 31
+
+
+def test_the_training_images_are_an_evaluation_set_too_and_classes_have_names():
+    data = Digits().build_data()
+    again = data.evaluation["train"]
+    assert again.augment is None
+    assert again.images is data.train.images, "kept once"
+    assert torch.equal(again.labels, data.train.labels)
+    assert data.task.class_names == tuple("0123456789")

@@ -50,6 +50,7 @@ def test_labels_follow_the_sorted_folder_names_and_images_are_rgb(root):
     assert [label for _, label in data.validation] == [0, 0, 0, 1, 1, 1, 2, 2]
     assert all(image.shape == (3, 16, 16) and image.dtype == torch.uint8 for image, _ in data.validation)
     assert (data.task.num_classes, data.task.in_channels, data.task.image_size) == (3, 3, (16, 16))
+    assert data.task.class_names == tuple(CLASSES)
 
 
 def test_images_in_folders_below_the_class_are_found(root):
@@ -106,6 +107,14 @@ def test_test_size_may_differ_from_the_training_size(root):
     data = ImageFolder(root=str(root), size=16, test_size=24).build_data()
     assert data.train[0][0].shape == (3, 16, 16)
     assert data.validation[0][0].shape == (3, 24, 24)
+
+
+def test_training_images_are_an_evaluation_set_as_well_prepared_as_validation_images(root):
+    again = ImageFolder(root=str(root), size=16, test_size=24).build_data().evaluation["train"]
+    assert len(again) == 12
+    images = [[again[index][0] for index in range(12)] for _ in range(2)]
+    assert images[0][0].shape == (3, 24, 24)
+    assert all(torch.equal(one, other) for one, other in zip(*images, strict=True)), "nothing is drawn"
 
 
 def test_rand_augment_has_timms_operations_and_fill():

@@ -62,6 +62,8 @@ def test_files_are_joined_in_order_and_classes_come_from_the_metadata(root):
     assert data.train.images.shape == (6, 3, 8, 6)
     assert data.validation.labels.tolist() == [1, 0, 2]
     assert data.task.num_classes == 5
+    assert data.task.class_names == tuple("abcde")
+    assert Parquet(root=str(root), num_classes=6).build_data().task.class_names is None, "not as many as the classes"
 
 
 def test_usual_columns_validation_split_and_classes_without_metadata(tmp_path):
@@ -69,6 +71,7 @@ def test_usual_columns_validation_split_and_classes_without_metadata(tmp_path):
     write(tmp_path / "validation-0.parquet", [1], image="image", label="label")
     data = Parquet(root=str(tmp_path)).build_data()
     assert data.task.num_classes == 4
+    assert data.task.class_names is None
     assert data.validation.labels.tolist() == [1]
     assert Parquet(root=str(tmp_path), num_classes=9).build_data().task.num_classes == 9
 
@@ -278,6 +281,8 @@ def test_cifar100():
     assert data.train.images.shape == (50_000, 3, 32, 32)
     assert data.validation.images.shape == (10_000, 3, 32, 32)
     assert data.task.num_classes == 100
+    assert data.task.class_names is not None
+    assert data.task.class_names[:2] == ("apple", "aquarium_fish")
     assert data.train.labels.bincount().tolist() == [500] * 100
     assert data.validation.labels.bincount().tolist() == [100] * 100
     means = data.train.images[::10].float().mean((0, 2, 3)) / 255

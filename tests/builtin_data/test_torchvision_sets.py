@@ -68,6 +68,7 @@ def test_cifar_in_torchvisions_layout(tmp_path, monkeypatch):
     assert data.train.labels.dtype == torch.int64
     assert data.task.num_classes == 100
     assert data.task.std == (0.2023, 0.1994, 0.2010)
+    assert data.task.class_names == tuple(str(i) for i in range(100))
 
 
 def test_cifar100_reflects_and_cifar10_pads_with_zeros():
@@ -92,6 +93,7 @@ def test_cifar_in_image_folders(tmp_path, monkeypatch):
     assert data.train.images.shape == (20, 3, 32, 32)
     assert torch.equal(data.train.images[:, 0, 5, 5].long(), data.train.labels)
     assert data.validation.labels.tolist() == list(range(10))
+    assert data.task.class_names == tuple(f"c{label}" for label in range(10))
 
 
 def test_incomplete_image_folders_are_refused(tmp_path):
@@ -137,6 +139,8 @@ def test_fashion_mnist(tmp_path):
     assert torch.equal(data.train.images, torch.from_numpy(images)[:, None])
     assert data.validation.labels.tolist() == [9, 0, 3, 3, 1]
     assert (data.task.in_channels, data.task.image_size, data.task.num_classes) == (1, (28, 28), 10)
+    assert data.task.class_names is not None
+    assert data.task.class_names[9] == "Ankle boot"
 
 
 def test_stl10(tmp_path, monkeypatch):
@@ -151,3 +155,4 @@ def test_stl10(tmp_path, monkeypatch):
     data = STL10(root=str(tmp_path)).build_data()
     assert torch.equal(data.train.images, torch.from_numpy(pixels))
     assert data.train.labels.tolist() == [0, 9, 1, 2]
+    assert data.task.class_names == tuple("abcdefghij")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from mixcore.errors import MixcoreError
 from mixcore.evaluate.evaluate import evaluate, evaluation_mode
 from mixcore.networks.network import Network
 from mixcore.types import Task
@@ -148,6 +149,67 @@ def test_runs_under_the_precision_of_the_run(precision: str, dtype: torch.dtype)
     assert found["model"]["count"] == 53
 
 
+class Confidence(nn.Module):
+    """A metric of torchmetrics' shape: a module whose state is buffers, which computes a tensor."""
+
+    def __init__(self, several: bool = False) -> None:
+        super().__init__()
+        self.several = several
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.total += preds.softmax(1).amax(1).sum()
+        self.seen += len(target)
+
+    def compute(self) -> Any:
+        mean = self.total / self.seen
+        return {"sure": mean, "unsure": 1 - mean} if self.several else mean
+
+
+class Rows:
+    """A metric that is no module and computes no number."""
+
+    def update(self, logits: Tensor, labels: Tensor) -> None: ...
+
+    def compute(self) -> Tensor:
+        return torch.zeros(6)
+
+
+def test_metrics_of_others_measure_every_predictor_by_itself() -> None:
+    net, other = network(), network(1)
+    images, labels = images_and_labels()
+    predictors = {"model": (net, None), "ema": (other, None)}
+    told = {"task": TASK, "device": CPU, "precision": "fp32"}
+    given = {"confidence": Confidence(), "both": Confidence(several=True)}
+    found = evaluate(predictors, Batches(images, labels, 20), **told, metrics=given)
+    assert [list(numbers) for numbers in found.values()] == [["confidence", "sure", "unsure"]] * 2
+    for name, own in (("model", net), ("ema", other)):
+        own.eval()
+        with torch.no_grad():
+            expected = own(images).softmax(1).amax(1).mean().item()
+        assert found[name]["confidence"] == pytest.approx(expected, rel=1e-5)
+        assert found[name]["unsure"] == pytest.approx(1 - expected, rel=1e-5)
+    assert given["confidence"].seen == 0, "the metric that was given is not written to"
+    for wrong, said in (
+        ({"rows": Rows()}, r"'rows' computed a tensor \[6\]"),
+        ({"sure": Confidence(), "two": Confidence(several=True)}, "two metrics give 'sure'"),
+    ):
+        with pytest.raises(MixcoreError, match=said):
+            evaluate(predictors, Batches(images, labels, 20), **told, metrics=wrong)
+
+
+def test_counts_of_all_predictors_are_read_once() -> None:
+    """What a metric sums stays on its device until the end, however many predictors and batches there are."""
+    reads: list[int] = []
+    real = Tensor.tolist
+    predictors = {"model": (network(), None), "ema": (network(1), None)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "tolist", lambda self: reads.append(self.numel()) or real(self))
+        evaluate(predictors, Batches(*images_and_labels(), 7), task=TASK, device=CPU, precision="fp32")
+    assert reads == [10]
+
+
 def _process(rank: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -174,3 +236,22 @@ def test_two_processes_count_what_one_counts(tmp_path: Path) -> None:
             assert found[key] == alone[key]
         assert found["loss"] == pytest.approx(alone["loss"], rel=1e-12)
     assert alone["count"] == 53
+
+
+def test_torchmetrics_fit_as_they_are() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics comes with lightning, a dev package")
+    told = {"task": TASK, "device": CPU, "precision": "fp32"}
+    loader, predictors = Batches(*images_and_labels(), 20), {"model": (network(), None)}
+    own = evaluate(predictors, loader, **told)["model"]
+    accuracy = {"num_classes": 6, "average": "micro"}
+    single = torchmetrics.classification.MulticlassAccuracy(**accuracy)
+    both = torchmetrics.MetricCollection(
+        {
+            "one": torchmetrics.classification.MulticlassAccuracy(**accuracy),
+            "five": torchmetrics.classification.MulticlassAccuracy(**accuracy, top_k=5),
+        }
+    )
+    found = evaluate(predictors, loader, **told, metrics={"accuracy": single, "both": both})["model"]
+    assert set(found) == {"accuracy", "one", "five"}
+    assert found["accuracy"] == found["one"] == pytest.approx(own["top1"] / 100)
+    assert found["five"] == pytest.approx(own["top5"] / 100)

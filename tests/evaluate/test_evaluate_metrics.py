@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixcore.errors import DataError
-from mixcore.evaluate.metrics import Counts, headline, ranks, reduce_counts
+from mixcore.evaluate.metrics import Counts, headline, ranks
 from mixcore.types import LabelKind, Task
 
 CPU = torch.device("cpu")
@@ -20,8 +20,8 @@ def task(kind: LabelKind = "class", classes: int = 10) -> Task:
 def measured(kind: LabelKind, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
     counts = Counts(task(kind, batches[0][0].shape[1]), CPU)
     for logits, labels in batches:
-        counts.add(logits, labels)
-    return reduce_counts({"model": counts})["model"]
+        counts.update(logits, labels)
+    return counts.compute()
 
 
 def test_hits_and_loss_by_hand() -> None:
@@ -103,11 +103,20 @@ def test_headline() -> None:
     assert headline(task("value")) == ("mae", False)
 
 
-def test_an_empty_validation_set_is_refused() -> None:
-    with pytest.raises(DataError, match="validation set is empty"):
-        reduce_counts({"model": Counts(task(), CPU)})
+def test_an_empty_set_is_refused() -> None:
+    with pytest.raises(DataError, match="set is empty"):
+        Counts(task(), CPU).compute()
 
 
 def test_a_predictor_of_other_classes_is_refused() -> None:
     with pytest.raises(DataError, match=r"outputs \[2, 7\] for a task of 10 classes"):
-        Counts(task(), CPU).add(torch.zeros(2, 7), torch.zeros(2, dtype=torch.int64))
+        Counts(task(), CPU).update(torch.zeros(2, 7), torch.zeros(2, dtype=torch.int64))
+
+
+def test_numbers_follow_what_was_added_after_they_were_computed() -> None:
+    counts = Counts(task(classes=2), CPU)
+    logits = torch.tensor([[1.0, 0.0]])
+    counts.update(logits, torch.tensor([0]))
+    assert counts.compute()["top1"] == 100
+    counts.update(logits, torch.tensor([1]))
+    assert counts.compute()["top1"] == 50

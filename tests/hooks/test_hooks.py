@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import mixcore
 from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
+from mixcore.data.named import evaluation_sets
 from mixcore.discovery.manager import new_manager, register
 from mixcore.hooks.calls import PluginCalls
 from mixcore.step.step import TrainingStep
@@ -69,6 +71,8 @@ def test_hook_build_data() -> None:
     images, labels = next(iter(loader.epoch(0)))
     assert images.shape == (3, 1, 8, 8)
     assert labels.max() <= 1
+    assert list(evaluation_sets(data)) == ["val", "dim"]
+    assert data.task.class_names == ("lying", "standing")
 
 
 def test_hook_build_backbone() -> None:
@@ -254,3 +258,11 @@ def test_hook_predictors() -> None:
     assert head is not None
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert len(step.trained()) == 2
+
+
+def test_hook_log_record(tmp_path: Path) -> None:
+    manager, plugin = new_manager(), examples("log_record").Latest(file="now.json")
+    register(manager, plugin, "latest", "latest")
+    calls = PluginCalls(manager, plugin, "latest", "latest")
+    calls.log_record(record={"epoch": 3, "val/top1": 50.0}, folder=tmp_path)
+    assert json.loads((tmp_path / "now.json").read_text()) == {"epoch": 3, "val/top1": 50.0}

@@ -15,7 +15,10 @@ from mixcore.types import LabelKind, Mix, Task
 ROWS = 2
 
 
-def task(kind: LabelKind = "class", channels: int = 3) -> Task:
+NAMES = ("ant", "bee", "cat", "dog")
+
+
+def task(kind: LabelKind = "class", channels: int = 3, names: tuple[str, ...] | None = None) -> Task:
     return Task(
         num_classes=4,
         in_channels=channels,
@@ -23,6 +26,7 @@ def task(kind: LabelKind = "class", channels: int = 3) -> Task:
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
         label_kind=kind,
+        class_names=names,
     )
 
 
@@ -67,7 +71,7 @@ def test_a_pair_shows_image_partner_mask_and_mixed_image() -> None:
 
 def test_numbers_and_names_stand_beside_the_images() -> None:
     images, labels = batch()
-    block = section_block(section(pair(images), images, labels), task(), ROWS, ["ant", "bee", "cat", "dog"])
+    block = section_block(section(pair(images), images, labels), task(names=NAMES), ROWS)
     own, partner, mask, _, numbers = block.rows[0]
     assert (own.caption, partner.caption) == ("#0 ant", "#3 dog")
     assert mask.placeholder == "no mask"
@@ -201,7 +205,14 @@ def test_every_kind_of_mix_can_be_drawn_on_one_sheet(channels: int) -> None:
     ],
 )
 def test_labels_in_words(kind: LabelKind, label: Tensor, expected: str) -> None:
-    assert label_text(label, task(kind), ["ant", "bee", "cat", "dog"]) == expected
+    assert label_text(label, task(kind, names=NAMES)) == expected
+
+
+def test_names_that_cannot_be_drawn_are_told_on_one_line() -> None:
+    odd = task(names=("two\nlines", "bell\x07", "by\udce9te", " "))
+    assert [label_text(torch.tensor(index), odd) for index in range(4)] == ["two lines", "bell?", "by?te", "class 3"]
+    images, labels = batch()
+    contact_sheet([section(pair(images), images, labels)], odd)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +231,10 @@ def test_shown_size(size: tuple[int, int], shown: tuple[int, int]) -> None:
 
 def test_long_names_stay_in_their_column() -> None:
     images, labels = batch()
-    names = ["an extraordinarily long name of a class that no column can hold"] * 4
+    names = ("an extraordinarily long name of a class that no column can hold",) * 4
     short, long = (
-        contact_sheet([section(pair(images), images, labels)], task(), rows=1, class_names=given)
-        for given in (["x"] * 4, names)
+        contact_sheet([section(pair(images), images, labels)], task(names=given), rows=1)
+        for given in (("x",) * 4, names)
     )
     assert short.size == long.size
     gap = np.asarray(long)[:, MARGIN + 128 + 2 : MARGIN + 128 + GAP - 2]

@@ -14,8 +14,8 @@ import torch
 
 from mixcore.cli.main import main
 from mixcore.errors import CheckpointError, PreemptedError, RunFolderError, StorageError
+from mixcore.run import run as run_module
 from mixcore.run.checkpoint import read_checkpoint
-from mixcore.train import run as run_module
 
 Start = Callable[..., Path]
 RUN = Path("run")

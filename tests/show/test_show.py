@@ -17,8 +17,8 @@ from mixcore.cli import eval as eval_verb
 from mixcore.cli import show as show_verb
 from mixcore.cli.main import main
 from mixcore.errors import CheckpointError, ConfigError, RunFolderError, StorageError
-from mixcore.logs import sheet
 from mixcore.logs.jsonl import read_records
+from mixcore.pictures import sheet
 from mixcore.step.step import TrainingStep
 
 CONFIG = """
@@ -108,7 +108,7 @@ def test_class_names_of_folders_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     told: list[object] = []
     real = sheet.contact_sheet
     monkeypatch.setattr(
-        sheet, "contact_sheet", lambda *given, **named: told.append(named["class_names"]) or real(*given, **named)
+        sheet, "contact_sheet", lambda *given, **named: told.append(given[1].class_names) or real(*given, **named)
     )
     show(path, "--out", tmp_path / "x.png")
     assert told == [("ant", "bee")]
@@ -167,6 +167,17 @@ def test_eval_names_what_is_wrong(trained: Path, tmp_path: Path) -> None:
         evaluate(trained, "--set", "backbone.name=resnet14t")
     with pytest.raises(StorageError, match="could not be written"):
         evaluate(trained, "--json", tmp_path / "nowhere" / "x.json")
+
+
+def test_eval_of_a_named_set(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    assert ", on train\n" in evaluate(trained, "--set-name", "train", "--json", out)
+    found = json.loads(out.read_text())
+    assert found["set"] == "train"
+    assert found["predictors"]["ema"]["count"] == 24
+    with pytest.raises(ConfigError, match=r"no evaluation set 'test'; this run's data has: val, train$"):
+        evaluate(trained, "--set-name", "test")
+    assert main(["eval", str(trained), "--set-name", "test"]) == 2
 
 
 @pytest.mark.parametrize("verb", ["show", "eval"])

@@ -399,7 +399,15 @@ def refused() -> list[tuple[type, str]]:
         def extra_losses(self) -> dict[str, Tensor]:
             return {}
 
+    @attrs.define(eq=False, kw_only=True)
+    class MixerTracks:
+        role = "mix"
+
+        @hookimpl
+        def log_record(self) -> None: ...
+
     return [
+        (MixerTracks, 'implements log_record, but has role "mix", and only extras are asked.*ship an extra beside it'),
         (Provide, r"class Provide has provide, which mixcore does not read; did you mean provides\?"),
         (Need, r"class Need has need, which.*did you mean needs\?"),
         (Roleless, r'implements generate_mix, but has no role, and only the owner of \[mix\].*write role = "mix"'),
