@@ -102,6 +102,8 @@ class _Run:
         purge = self.state.epoch + 1 if resumed else None
         log = TensorBoardLog(self.folder.path, purge_step=purge) if self.processes.leads else None
         with log or nullcontext(), Progress(self.state.epochs, rank=self.processes.rank) as progress:
+            for remark in self.session.remarks:
+                progress.message(remark)
             if resumed:
                 progress.message(f"going on after epoch {self.state.epoch}, iteration {self.state.iteration}")
             self._train(progress, log)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mixcore.api import Mix, Step, Targets, Task
 from mixcore.config.structure import structure
+from mixcore.discovery.capabilities import check_run
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import LABEL_KINDS, declared
 from mixcore.discovery.load import load
@@ -164,6 +165,7 @@ class Harness:
         """
         plugins = plugins or self.plugins(options, group_size, mix)
         task = self.task(channels, image_size, kind)
+        check_run(plugins, task, ITERATIONS)
         return build_step(
             plugins,
             self._network(plugins, task),
