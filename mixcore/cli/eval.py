@@ -57,12 +57,13 @@ def scores(config: RunConfig, state: dict[str, Any]) -> dict[str, dict[str, floa
 
     from mixcore.discovery.manager import build_plugins
     from mixcore.evaluate.evaluate import evaluate
+    from mixcore.run.numerics import numerics
     from mixcore.run.place import Place
     from mixcore.run.processes import joined
     from mixcore.run.session import build_session
 
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False))
-    with joined(config.run, Place()) as processes:
+    with numerics(config.train), joined(config.run, Place()) as processes:
         session = build_session(config, build_plugins(config), processes)
         session.state.step.load_saved_state(state["step"])
         if session.state.ema is not None and state["ema"] is not None:

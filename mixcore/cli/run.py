@@ -89,9 +89,11 @@ def _among_several(environment: Mapping[str, str]) -> bool:
 
 def _check(loaded: Loaded, plugins: Plugins) -> None:
     """Build everything, try the first iteration and keep nothing; print the resolved file and one line per role."""
+    from mixcore.run.numerics import numerics
     from mixcore.run.trial import try_run
 
-    session = try_run(loaded.config, plugins)
+    with numerics(loaded.config.train):
+        session = try_run(loaded.config, plugins)
     state = session.state
     click.echo(loaded.text.rstrip() + "\n")
     for role, name, distribution, version, line in plugins.described():

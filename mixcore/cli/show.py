@@ -69,6 +69,7 @@ def picture(
     from mixcore.discovery.manager import build_plugins
     from mixcore.pictures.previews import LAMS, preview_block
     from mixcore.pictures.sheet import Section, contact_sheet
+    from mixcore.run.numerics import numerics
     from mixcore.run.place import Place
     from mixcore.run.processes import joined
     from mixcore.run.session import build_session
@@ -77,7 +78,7 @@ def picture(
     # nothing is evaluated, so it does not matter which predictor the run is judged by, nor that "ema" is not there
     config = attrs.evolve(config, train=train, eval=attrs.evolve(config.eval, predictor="model"))
     plugins = build_plugins(config)
-    with joined(config.run, Place()) as processes:
+    with numerics(config.train), joined(config.run, Place()) as processes:
         session = build_session(config, plugins, processes)
         step, task = session.state.step, session.task
         if state is not None:

@@ -126,6 +126,14 @@ class ScheduleConfig:
     """Factor in [0, 1] at which the warm-up starts."""
 
 
+def _repeatable(train: TrainConfig, _attribute: attrs.Attribute[Any], value: bool) -> None:
+    if value and train.benchmark:
+        raise ValueError(
+            "'deterministic' = true makes a CUDA run repeat bit for bit, and 'benchmark' = true picks the kernels that "
+            "were fastest this time, others at another; set one of them to false"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """`[train]`: how an iteration is computed."""
@@ -138,6 +146,12 @@ class TrainConfig:
     """Whether networks go through torch.compile."""
     channels_last: bool = False
     """Whether images and networks use the channels-last memory format."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """Number format inside float32 matrix products, torch.set_float32_matmul_precision: "high" is TF32 on CUDA."""
+    benchmark: bool = False
+    """Whether cuDNN tries its kernels and takes the fastest."""
+    deterministic: bool = attrs.field(default=False, validator=_repeatable)
+    """Whether a CUDA run repeats bit for bit, by kernels that do, which are slower; not together with `benchmark`."""
     clip_grad: float | None = attrs.field(default=None, validator=optional(_POSITIVE))
     """Largest norm of the gradient, over all parameters; absent: not clipped."""
     sync_bn: bool = False

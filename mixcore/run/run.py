@@ -29,6 +29,7 @@ from mixcore.run.checkpoint import Checkpoints
 from mixcore.run.environment import describe_environment, plugin_versions
 from mixcore.run.folder import RunFolder
 from mixcore.run.launch import raised_on_rank_zero
+from mixcore.run.numerics import numerics
 from mixcore.run.place import find_place
 from mixcore.run.processes import joined
 from mixcore.run.record import epoch_record, identity, is_better, summarise
@@ -64,7 +65,7 @@ def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) ->
             folder.make()
             stack.enter_context(folder.held())
         plugins = build_plugins(loaded.config)
-        with joined(loaded.config.run, place) as processes:
+        with numerics(loaded.config.train), joined(loaded.config.run, place) as processes:
             session = build_session(loaded.config, plugins, processes)
             with signals.deferred():
                 return _Run(loaded, folder, plugins, session, processes, signals).go(resume_from)

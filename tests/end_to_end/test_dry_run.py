@@ -204,7 +204,7 @@ def test_what_a_plugin_has_to_say(talking: None, dry: Say) -> None:
 
 def test_what_a_plugin_refuses_is_refused_before_the_network_is_built(talking: None, sized: None, dry: Say) -> None:
     message = dry("mix.name=talking", "mix.least=13", "backbone.name=nothing")
-    assert "12 iterations of 2 classes are too few" in message
+    assert "12 iterations of 3 classes are too few" in message
     assert "in check of talking (fake-talking 1.0)" in message
 
 
