@@ -12,6 +12,8 @@ import attrs
 from attrs.validators import and_, ge, gt, le, lt, min_len, optional
 
 __all__ = [
+    "PROTOCOL",
+    "PROTOCOLS",
     "DataTable",
     "EvalConfig",
     "MixTable",
@@ -168,10 +170,14 @@ class TrainConfig:
     """Iterations between two lines of the log."""
 
 
+PROTOCOL = re.compile(r"last|best|median-last-(?P<epochs>[1-9][0-9]{0,8})")
+PROTOCOLS = '"last", "best" or "median-last-N" such as "median-last-10"'
+"""The same in words."""
+
+
 def _protocol(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
-    if not re.fullmatch(r"last|best|median-last-[1-9][0-9]{0,8}", value):
-        allowed = '"last", "best" or "median-last-N" such as "median-last-10"'
-        raise ValueError(f"'protocol' must be {allowed}: \"{value}\"")
+    if not PROTOCOL.fullmatch(value):
+        raise ValueError(f"'protocol' must be {PROTOCOLS}: \"{value}\"")
 
 
 @attrs.frozen(kw_only=True)

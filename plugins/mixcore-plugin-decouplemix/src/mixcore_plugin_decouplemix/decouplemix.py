@@ -14,8 +14,8 @@ from attrs.validators import ge, gt, in_, le, lt
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import ConfigError, Targets, Task, hookimpl
-from mixcore_plugin_decouplemix.present import LEAST_WEIGHT, classes_of, merged, rescaled
+from mixcore.api import ConfigError, Targets, Task, hookimpl, merge_classes
+from mixcore_plugin_decouplemix.present import LEAST_WEIGHT, classes_of, rescaled
 
 __all__ = ["DecoupleMix", "Mode", "decoupled_cross_entropy"]
 
@@ -48,7 +48,7 @@ def decoupled_cross_entropy(
         uniform = (weights.sum(1) * (everything[:, 0] - logits.mean(1))).sum()
         total = (1 - smoothing) * total + smoothing * uniform
     if eta:
-        share, first = merged(classes, weights)
+        share, first = merge_classes(classes, weights)
         present = share >= LEAST_WEIGHT
         # a class that occurs twice is written twice, with the same value
         in_mix = torch.zeros_like(logits, dtype=torch.bool).scatter(1, classes, present)
