@@ -21,7 +21,7 @@ _REPEATING = (":4096:8", ":16:8")
 
 @contextmanager
 def numerics(train: TrainConfig) -> Iterator[None]:
-    """Inside, torch computes as [train] says; afterwards as it did before, for a program that goes on.
+    """Inside, torch computes as [train] says, whatever it was told before; afterwards again as before.
 
     To be entered before anything runs on CUDA: cuBLAS reads its part of the environment once. Raises ConfigError where
     the environment contradicts `deterministic`.
