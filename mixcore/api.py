@@ -29,6 +29,7 @@ from mixcore.ops.boxes import (
     boxes_lam,
     boxes_of_sides,
 )
+from mixcore.ops.classes import merge_classes
 from mixcore.ops.combine import (
     blend,
     blended,
@@ -43,7 +44,7 @@ from mixcore.ops.combine import (
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
-from mixcore.options import PLACE, all_positive
+from mixcore.options import PLACE, all_positive, range_of_shares
 from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
 
 __all__ = [
@@ -95,10 +96,12 @@ __all__ = [
     "head_width",
     "hookimpl",
     "load_teacher",
+    "merge_classes",
     "mismatches",
     "paste_box",
     "paste_boxes",
     "pasted",
+    "range_of_shares",
     "read_weights",
     "refuse_weight_options",
     "saliency_needs",

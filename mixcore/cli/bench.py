@@ -189,6 +189,7 @@ def _step(mixer: str, shape: Shape, task: Task, device: Any, precision: str) -> 
 
     from mixcore.config.tables import config_from_tree
     from mixcore.data.randomness import preserved_generators, seed_generators
+    from mixcore.discovery.capabilities import check_task
     from mixcore.discovery.manager import build_plugins
     from mixcore.step.build import build_step
 
@@ -196,6 +197,7 @@ def _step(mixer: str, shape: Shape, task: Task, device: Any, precision: str) -> 
     tree = {"data": {"name": "fake"}, "backbone": {"name": shape.backbone}, "mix": {"name": mixer}}
     plugins = build_plugins(config_from_tree(tree))
     assert plugins.backbone is not None
+    check_task(plugins, task)
     with preserved_generators():
         seed_generators(0)
         model = plugins.backbone.build_backbone(task=task)

@@ -89,12 +89,17 @@ def _among_several(environment: Mapping[str, str]) -> bool:
 
 def _check(loaded: Loaded, plugins: Plugins) -> None:
     """Build everything, try the first iteration and keep nothing; print the resolved file and one line per role."""
+    from mixcore.run.numerics import numerics
     from mixcore.run.trial import try_run
 
-    state = try_run(loaded.config, plugins).state
+    with numerics(loaded.config.train):
+        session = try_run(loaded.config, plugins)
+    state = session.state
     click.echo(loaded.text.rstrip() + "\n")
     for role, name, distribution, version, line in plugins.described():
         click.echo(f"# {role}: {name} ({distribution} {version}) {line}")
+    for remark in session.remarks:
+        click.echo(f"# {' '.join(remark.split())}")
     click.echo(f"# run folder: {loaded.resolved['run']['dir']}")
     click.echo(f"# everything fits: {state.epochs} epochs of {state.iterations_per_epoch} iterations")
 

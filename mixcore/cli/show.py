@@ -66,6 +66,7 @@ def picture(
     from mixcore.discovery.manager import build_plugins
     from mixcore.pictures.previews import LAMS, preview_block
     from mixcore.pictures.sheet import Section, contact_sheet
+    from mixcore.run.numerics import numerics
     from mixcore.run.place import Place
     from mixcore.run.processes import joined
     from mixcore.run.session import build_data, build_networks, check_groups, training_loader
@@ -73,7 +74,7 @@ def picture(
     # not worth the wait for one batch
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False, ema_decay=None))
     plugins = build_plugins(config)
-    with joined(config.run, Place()) as processes:
+    with numerics(config.train), joined(config.run, Place()) as processes:
         data = build_data(plugins, processes)
         check_groups(config, data, processes)
         task, loader = data.task, training_loader(config, data, processes)

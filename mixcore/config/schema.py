@@ -12,6 +12,8 @@ import attrs
 from attrs.validators import and_, ge, gt, le, lt, min_len, optional
 
 __all__ = [
+    "PROTOCOL",
+    "PROTOCOLS",
     "DataTable",
     "EvalConfig",
     "MixTable",
@@ -126,6 +128,14 @@ class ScheduleConfig:
     """Factor in [0, 1] at which the warm-up starts."""
 
 
+def _repeatable(train: TrainConfig, _attribute: attrs.Attribute[Any], value: bool) -> None:
+    if value and train.benchmark:
+        raise ValueError(
+            "'deterministic' = true makes a CUDA run repeat bit for bit, and 'benchmark' = true picks the kernels that "
+            "were fastest this time, others at another; set one of them to false"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """`[train]`: how an iteration is computed."""
@@ -138,6 +148,12 @@ class TrainConfig:
     """Whether networks go through torch.compile."""
     channels_last: bool = False
     """Whether images and networks use the channels-last memory format."""
+    matmul: Literal["highest", "high", "medium"] = "highest"
+    """Number format inside float32 matrix products, torch.set_float32_matmul_precision: "high" is TF32 on CUDA."""
+    benchmark: bool = False
+    """Whether cuDNN tries its kernels and takes the fastest."""
+    deterministic: bool = attrs.field(default=False, validator=_repeatable)
+    """Whether a CUDA run repeats bit for bit, by kernels that do, which are slower; not together with `benchmark`."""
     clip_grad: float | None = attrs.field(default=None, validator=optional(_POSITIVE))
     """Largest norm of the gradient, over all parameters; absent: not clipped."""
     sync_bn: bool = False
@@ -154,10 +170,14 @@ class TrainConfig:
     """Iterations between two lines of the log."""
 
 
+PROTOCOL = re.compile(r"last|best|median-last-(?P<epochs>[1-9][0-9]{0,8})")
+PROTOCOLS = '"last", "best" or "median-last-N" such as "median-last-10"'
+"""The same in words."""
+
+
 def _protocol(_instance: object, _attribute: attrs.Attribute[Any], value: str) -> None:
-    if not re.fullmatch(r"last|best|median-last-[1-9][0-9]{0,8}", value):
-        allowed = '"last", "best" or "median-last-N" such as "median-last-10"'
-        raise ValueError(f"'protocol' must be {allowed}: \"{value}\"")
+    if not PROTOCOL.fullmatch(value):
+        raise ValueError(f"'protocol' must be {PROTOCOLS}: \"{value}\"")
 
 
 @attrs.frozen(kw_only=True)

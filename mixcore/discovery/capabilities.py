@@ -1,4 +1,4 @@
-"""Whether plugins, task and network fit together: checked before the first iteration, nothing is found out later."""
+"""Whether plugins, task, length of the run and network fit together: nothing is found out in the first iteration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mixcore.hooks.calls import PluginCalls
     from mixcore.types import Task
 
-__all__ = ["check_mixers", "check_network", "check_task"]
+__all__ = ["check_mixers", "check_network", "check_run", "check_task"]
 
 
 def _declarations(plugins: Plugins) -> list[tuple[PluginCalls, Declared]]:
@@ -65,6 +65,25 @@ def check_task(plugins: Plugins, task: Task) -> None:
             if task.label_kind not in own.accepts
         ]
     )
+
+
+def check_run(plugins: Plugins, task: Task, iterations: int) -> tuple[str, ...]:
+    """Ask every plugin whether a run of `iterations` iterations at this task suits it (hook `check`).
+
+    Gives the sentences to say at the start, each with the name of the plugin whose it is. Raises ConfigError with what
+    all plugins refuse, first of all kinds of labels that they do not take.
+    """
+    check_task(plugins, task)
+    sentences, refusals = [], []
+    for calls in plugins.everyone:
+        try:
+            sentences += [f"{calls.name}: {sentence}" for sentence in calls.check(task=task, iterations=iterations)]
+        except ConfigError as error:
+            refusals.append((calls, error))
+    if len(refusals) == 1:
+        raise refusals[0][1]
+    _refuse([f"{calls.label}: {error}" for calls, error in refusals])
+    return tuple(dict.fromkeys(sentences))
 
 
 def _installed_accepting(calls: PluginCalls, kind: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 
 import attrs
 
+from mixcore.config.schema import PROTOCOL, PROTOCOLS
 from mixcore.errors import ConfigError, MixcoreError
 
 __all__ = ["Protocol", "ProtocolResult", "median", "parse_protocol", "protocol_result", "protocol_value"]
-
-ALLOWED = '"best", "last", or "median-last-N" with a whole number N >= 1, such as "median-last-10"'
 
 
 @attrs.frozen(kw_only=True)
@@ -35,12 +33,12 @@ class ProtocolResult:
 
 def parse_protocol(text: str) -> Protocol:
     """Read a protocol; ConfigError names the allowed values."""
-    if text in ("best", "last"):
-        return Protocol(text=text, last=1 if text == "last" else None)
-    match = re.fullmatch(r"median-last-([1-9][0-9]*)", text)
+    match = PROTOCOL.fullmatch(text)
     if match is None:
-        raise ConfigError(f"eval.protocol is {text!r}; allowed: {ALLOWED}")
-    return Protocol(text=text, last=int(match[1]))
+        raise ConfigError(f"eval.protocol is {text!r}; allowed: {PROTOCOLS}")
+    if match["epochs"] is None:
+        return Protocol(text=text, last=1 if text == "last" else None)
+    return Protocol(text=text, last=int(match["epochs"]))
 
 
 def protocol_value(protocol: str, values: Sequence[float], *, higher_is_better: bool = True) -> float:

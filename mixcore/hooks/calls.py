@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -135,6 +135,20 @@ class PluginCalls:
 
     def _wrong(self, hook: str, found: object, expected: str) -> HookError:
         return unexpected(self._who(hook), found, expected)
+
+    def check(self, **arguments: Any) -> tuple[str, ...]:
+        """What the plugin has to say of the task and the length of the run; empty where it has nothing."""
+        if not self.has("check"):
+            return ()
+        sentences = self._call("check", arguments)
+        if sentences is None:
+            return ()
+        # a string is a sequence of strings, one per letter
+        if isinstance(sentences, str) or not isinstance(sentences, Sequence):
+            raise self._wrong("check", sentences, "None or a list of sentences")
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            raise HookError(f"{self._who('check')} returned a list with more than strings in it; expected sentences")
+        return tuple(sentences)
 
     def build_data(self) -> Data:
         """The data sets and the task."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from mixcore.discovery.capabilities import check_run
 from mixcore.mixers.batches import StepBatches, task_of
 from mixcore.mixers.methods import step_plugins
 from mixcore.mixers.networks import check_classes, check_interface
@@ -46,7 +48,8 @@ def create_step(
     them. `mean` and `std` are what the images were normalised with (0 and 1 by default). `overwrite` grants the mixer
     the batch. The step follows the autocast that surrounds it.
 
-    Raises ConfigError where names, options, network and labels do not fit together; the step raises DataError for a
+    What plugins have to say of a run of this length goes to the logger "mixcore" as warnings. Raises ConfigError where
+    names, options, network, labels and length do not fit together; the step raises DataError for a
     batch that is not of this kind.
     """
     plugins = step_plugins(mix, labels, loss, extra)
@@ -60,6 +63,8 @@ def create_step(
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )
+    for remark in check_run(plugins, task, iterations):
+        logging.getLogger("mixcore").warning("%s", remark)
     step = build_step(
         plugins,
         model,

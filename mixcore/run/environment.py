@@ -13,12 +13,13 @@ import torch
 from mixcore.discovery.plugins import Plugins
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.run.commit import git_commit
+from mixcore.run.numerics import described_numerics
 
 __all__ = ["describe_environment", "plugin_versions"]
 
 
 def describe_environment(plugins: Plugins, device: torch.device, world: int) -> dict[str, Any]:
-    """Versions of python, torch and every plugin of the run, the device, and the git commit of the working directory.
+    """Versions of python, torch and every plugin of the run, the device, how exactly it computes, and the git commit.
 
     Plain types only, for environment.json. `git` is None outside a git checkout.
     """
@@ -34,6 +35,7 @@ def describe_environment(plugins: Plugins, device: torch.device, world: int) -> 
         "device": _device_name(device),
         "processes": world,
         "threads": torch.get_num_threads(),
+        "numerics": described_numerics(),
         "git": git_commit(Path.cwd()),
     }
 

@@ -21,6 +21,7 @@ from mixcore.evaluate.metrics import Metric
 from mixcore.run import saved
 from mixcore.run.checkpoint import read_checkpoint
 from mixcore.run.folder import RunFolder
+from mixcore.run.numerics import numerics
 from mixcore.run.place import Place
 from mixcore.run.processes import joined
 from mixcore.run.resolve import Loaded, load_config
@@ -91,14 +92,15 @@ class LoadedRun:
 
         `metrics` are objects with `update(logits, labels)` and `compute()`, such as torchmetrics' ones.
         """
-        return evaluate(
-            self.predictors,
-            self.loader(name),
-            task=self.task,
-            device=self.device,
-            precision=self.config.train.precision,
-            metrics=metrics,
-        )
+        with numerics(self.config.train):
+            return evaluate(
+                self.predictors,
+                self.loader(name),
+                task=self.task,
+                device=self.device,
+                precision=self.config.train.precision,
+                metrics=metrics,
+            )
 
 
 def load_run(
@@ -118,7 +120,7 @@ def load_run(
     config = found.configuration.config
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False, checkpoint=False))
     plugins = build_plugins(config)
-    with joined(config.run, Place()) as processes:
+    with numerics(config.train), joined(config.run, Place()) as processes:
         data = build_data(plugins, processes)
         # nothing is trained, so how long the run was does not matter: one iteration stands for all
         step, ema = build_networks(config, plugins, data.task, processes, iterations=1)

@@ -24,6 +24,12 @@ from mixcore.options import is_place
 __all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
 
 _PLUGIN_TABLES = tuple(field.name for field in attrs.fields(PluginTables))
+_SINCE: Mapping[Path, object] = {
+    ("train", "matmul"): "highest",
+    ("train", "benchmark"): False,
+    ("train", "deterministic"): False,
+}
+"""Keys that came after the first runs, each with the value at which a run is the one that it was without the key."""
 _COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})
 """Keys of the core that change no number: where and on what a run happens, and how often it says something."""
 
@@ -61,7 +67,9 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
         raise_faults(faults, str(path), merged.place)
-    return _resolve(RunConfig(**read.values), selection, default_dir(path.stem, determining(layers[-1].tree)))
+    return _resolve(
+        RunConfig(**read.values), selection, default_dir(path.stem, _without(layers[-1].tree, (), _COMFORT))
+    )
 
 
 def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Layer]:
@@ -147,9 +155,18 @@ def _places(table: Any, path: Path) -> Iterator[Path]:
 def determining(resolved: Mapping[str, Any], places: Collection[Path] = ()) -> dict[str, Any]:
     """The part of a resolved tree that the run's numbers depend on: without the core's comfort and without `places`.
 
-    Left out of the core are [run], data.workers, train.log_every and eval.batch_size.
+    Left out of the core are [run], data.workers, train.log_every and eval.batch_size, and keys of `_SINCE` that change
+    nothing.
     """
-    return _without(resolved, (), _COMFORT.union(places))
+    usual = {path for path, value in _SINCE.items() if _at(resolved, path) == value}
+    return _without(resolved, (), _COMFORT.union(places, usual))
+
+
+def _at(tree: Any, path: Path) -> Any:
+    """What stands at the path, None where nothing does."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _without(value: Any, path: Path, left_out: Collection[Path]) -> Any:

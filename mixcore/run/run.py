@@ -30,6 +30,7 @@ from mixcore.run.checkpoint import Checkpoints
 from mixcore.run.environment import describe_environment, plugin_versions
 from mixcore.run.folder import RunFolder
 from mixcore.run.launch import raised_on_rank_zero
+from mixcore.run.numerics import numerics
 from mixcore.run.place import find_place
 from mixcore.run.processes import joined
 from mixcore.run.record import epoch_record, identity, is_better, summarise
@@ -66,7 +67,7 @@ def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) ->
             folder.make()
             stack.enter_context(folder.held())
         plugins = build_plugins(loaded.config)
-        with joined(loaded.config.run, place) as processes:
+        with numerics(loaded.config.train), joined(loaded.config.run, place) as processes:
             session = build_session(loaded.config, plugins, processes)
             with signals.deferred():
                 return _Run(loaded, folder, plugins, session, processes, signals).go(resume_from)
@@ -105,6 +106,8 @@ class _Run:
         purge = self.state.epoch + 1 if resumed else None
         log = TensorBoardLog(self.folder.path, purge_step=purge) if self.processes.leads else None
         with log or nullcontext(), Progress(self.state.epochs, rank=self.processes.rank) as progress:
+            for remark in self.session.remarks:
+                progress.message(remark)
             if resumed:
                 progress.message(f"going on after epoch {self.state.epoch}, iteration {self.state.iteration}")
             self._train(progress, log)

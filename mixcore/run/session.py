@@ -1,7 +1,8 @@
 """From a configuration to everything that trains, in the order that the design fixes.
 
-Data, backbone, device and memory format, the average of the weights (a copy, so before anything hooks the network), the
-training step with its parts, the optimizer, and DistributedDataParallel around the step.
+Data, what the plugins say of it, backbone, device and memory format, the average of the weights (a copy, so before
+anything hooks the network), the training step with its parts, the optimizer, and DistributedDataParallel around the
+step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mixcore.config.schema import RunConfig
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
 from mixcore.data.randomness import preserved_generators, seed_generators
+from mixcore.discovery.capabilities import check_run, check_task
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.rng import keyed_seed
@@ -54,6 +56,8 @@ class Session:
     schedule: Schedule
     predictor: str
     """Name of the predictor whose value picks best.pt."""
+    remarks: tuple[str, ...]
+    """What plugins have to say of this run before it starts."""
 
 
 def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> Session:
@@ -62,6 +66,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
     check_groups(config, data, processes)
     loader, validation = training_loader(config, data, processes), evaluation_loader(config, data, processes)
     train, epochs = config.train, config.schedule.epochs
+    remarks = check_run(plugins, data.task, epochs * len(loader))
     step, ema = build_networks(config, plugins, data.task, processes, iterations=epochs * len(loader))
     optimizer = build_optimizer(step.trained(), config.optimizer, config.schedule)
     state = TrainingState(
@@ -83,6 +88,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
         module=_distribute(state, processes),
         schedule=Schedule(optimizer, config.schedule, len(loader)),
         predictor=_choose_predictor(config, plugins, state.networks()),
+        remarks=remarks,
     )
 
 
@@ -148,6 +154,7 @@ def build_networks(
     config: RunConfig, plugins: Plugins, task: Task, processes: Processes, *, iterations: int
 ) -> tuple[TrainingStep, Ema | None]:
     """The step of a run of so many `iterations`, with network and parts, and the average of the network's weights."""
+    check_task(plugins, task)
     train = config.train
     model = _build_backbone(config, plugins, task, processes.device)
     ema = None if train.ema_decay is None else Ema(model, decay=train.ema_decay, warmup=train.ema_warmup)

@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from mixcore.discovery.capabilities import check_network, check_task
+from mixcore.discovery.capabilities import check_network
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import PluginCalls, has_wrapper
@@ -48,9 +48,9 @@ def build_step(
     """The training step of a run of `iterations` iterations in `epochs` epochs.
 
     `precision` None follows the autocast that surrounds the step. `owns_batch` says that nobody reads the batch after
-    the step, so that a mixer may write into it. ConfigError where plugins, task and network do not fit together.
+    the step, so that a mixer may write into it. Plugins and task were checked before (`check_run`); ConfigError where
+    plugins and network do not fit together.
     """
-    check_task(plugins, task)
     check_network(plugins, capabilities(model), stage_names(model))
     _move(model, device, channels_last)
     parts_of = build_parts(plugins.everyone, model, task, seed)

@@ -9,9 +9,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
-from mixcore.api import Mix, Targets, Task, draw_partners, hookimpl, send
+from mixcore.api import Mix, draw_partners, hookimpl, send
 
-__all__ = ["Columns", "Neighbours", "SquaredError", "TinyConvNet", "tiny_network", "tiny_vit"]
+__all__ = ["Columns", "Neighbours", "TinyConvNet", "tiny_network", "tiny_vit"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -62,18 +62,6 @@ class Neighbours:
         lam = own[:, 0, 0].float().mean(1) if self.lam is None else self.lam
         mix = Mix.pair(torch.where(own, images, images[partner]), partner, lam, own.float())
         return attrs.evolve(mix, sources=(mix.sources + self.turned) % count)
-
-
-@attrs.define(eq=False, kw_only=True)
-class SquaredError:
-    """The loss of plugins whose labels are no classes: mean squared difference of logits and mixed labels."""
-
-    role = "loss"
-
-    @hookimpl
-    def compute_loss(self, logits: Tensor, targets: Targets, task: Task) -> Tensor:
-        """Mean over rows and classes."""
-        return (logits - targets.dense(task.num_classes)).square().mean()
 
 
 class TinyConvNet(nn.Module):

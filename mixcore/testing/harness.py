@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mixcore.api import Mix, Step, Targets, Task
 from mixcore.config.structure import structure
+from mixcore.discovery.capabilities import check_run
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import LABEL_KINDS, declared
 from mixcore.discovery.load import load
@@ -25,7 +26,7 @@ from mixcore.hooks.calls import PluginCalls
 from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
-from mixcore.testing.fakes import Columns, SquaredError, tiny_network
+from mixcore.testing.fakes import Columns, tiny_network
 from mixcore.types import LabelKind
 
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
@@ -33,6 +34,14 @@ __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
 EPOCHS, ITERATIONS = 4, 1000
 ROLE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"backbone": {"image_size": (32, 32)}}
 """What is else than in Subject for plugins of a role: networks are made for square images."""
+
+_LOSSES: dict[LabelKind, str] = {
+    "class": "soft_cross_entropy",
+    "soft": "soft_cross_entropy",
+    "multi_label": "bce",
+    "value": "mse",
+}
+"""The loss that a plugin of another role is checked with, by the kind of its labels."""
 
 
 class NotApplicableError(MixcoreError):
@@ -121,11 +130,9 @@ class Harness:
         own: object = {"name": self.subject.plugin, **table}
         if not isinstance(self.subject.plugin, str):
             own = _instance(self.cls, table, self.role)
-        tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": "soft_cross_entropy"}
+        tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": _LOSSES[self.kinds[0]]}
         if self.role in ("mix", "labels", "loss", "extra"):
             tables[self.role] = own
-        if self.kinds[0] not in ("class", "soft") and self.role != "loss":
-            tables["loss"] = SquaredError()
         if mix is not None:
             tables["mix"] = mix
         plugins = build_method_plugins(**tables)
@@ -164,6 +171,7 @@ class Harness:
         """
         plugins = plugins or self.plugins(options, group_size, mix)
         task = self.task(channels, image_size, kind)
+        check_run(plugins, task, ITERATIONS)
         return build_step(
             plugins,
             self._network(plugins, task),

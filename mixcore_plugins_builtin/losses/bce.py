@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import Targets, hookimpl
+from mixcore.api import Targets, hookimpl, merge_classes
 from mixcore_plugins_builtin.losses.reduction import Normalizer, batch_mean
 from mixcore_plugins_builtin.losses.soft_cross_entropy import original_smoothing
 
@@ -29,13 +29,6 @@ def _finish(value: Tensor, smoothing: float, mode: BinarySmoothing, share: Tenso
     if threshold is not None:
         value = (value > threshold).to(value.dtype)
     return value
-
-
-def _merged_sources(labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [M,S] of each source's class over all sources of that class, and 1 where the class comes first, else 0."""
-    same = (labels[:, :, None] == labels[:, None, :]).to(weights.dtype)
-    first = (same.tril(-1).sum(2) == 0).to(weights.dtype)
-    return (same * weights[:, None, :]).sum(2), first
 
 
 def binary_cross_entropy(
@@ -63,7 +56,7 @@ def binary_cross_entropy(
         hit = (_finish(dense, smoothing, smoothing_mode, share, target_threshold) * logits).sum()
     else:
         labels = targets.labels[targets.sources]
-        value, first = _merged_sources(labels, targets.weights)
+        value, first = merge_classes(labels, targets.weights)
         present = _finish(value, smoothing, smoothing_mode, share, target_threshold)
         absent = _finish(torch.zeros_like(share), smoothing, smoothing_mode, share, target_threshold)
         hit = (first * (present - absent) * logits.gather(1, labels)).sum()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixcore.api import Targets, Task, hookimpl
 from mixcore_plugins_builtin.losses.reduction import Normalizer, batch_mean, require_classes
@@ -44,10 +42,9 @@ class SoftmaxBinaryCrossEntropy:
     """Divisor over the rows: their number ("batch"), or the sum of the label weights ("weights")."""
 
     @hookimpl
-    def build_modules(self, task: Task) -> Mapping[str, nn.Module]:
-        """No parts; refuses a task of one class before training starts."""
+    def check(self, task: Task) -> None:
+        """Refuses a task of one class."""
         require_classes(task.num_classes, "bce_softmax")
-        return {}
 
     @hookimpl
     def compute_loss(self, logits: Tensor, targets: Targets) -> Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import attrs
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixcore.api import Targets, Task, hookimpl
 from mixcore_plugins_builtin.losses.reduction import Normalizer, batch_mean, require_classes
@@ -63,10 +62,9 @@ class SoftCrossEntropy:
     """Divisor of the summed loss: the number of rows ("batch"), or the sum of the label weights ("weights")."""
 
     @hookimpl
-    def build_modules(self, task: Task) -> Mapping[str, nn.Module]:
-        """No parts; refuses a task of one class before training starts."""
+    def check(self, task: Task) -> None:
+        """Refuses a task of one class."""
         require_classes(task.num_classes, "soft_cross_entropy")
-        return {}
 
     @hookimpl
     def compute_loss(self, logits: Tensor, targets: Targets) -> Tensor:

@@ -295,7 +295,7 @@ def test_normalizer(loss: Any) -> None:
 def test_one_class_is_refused_by_softmax_losses(loss: Any) -> None:
     task = Task(num_classes=1, in_channels=3, image_size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
     with pytest.raises(ConfigError, match=r'num_classes = 1 and needs at least 2; .*name = "bce"'):
-        loss.build_modules(task)
+        loss.check(task)
     with pytest.raises(ConfigError, match="num_classes = 1"):
         loss.compute_loss(torch.zeros(2, 1), pair(0, 0, 1.0))
 

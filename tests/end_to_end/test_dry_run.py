@@ -169,3 +169,48 @@ def test_the_sequence_of_the_readme(
     assert main(["run", str(path), "--set", "run.dir=runs/quickstart", "--set", "mix.name=mixup", "--dry-run"]) == 0
     assert main(["run", str(path), "--dry-run"]) == 0
     assert "# run folder: runs/quickstart\n" in capsys.readouterr().out
+
+
+TALKING = """
+import attrs
+from mixcore.api import ConfigError, Mix, hookimpl
+
+@attrs.define(eq=False, kw_only=True)
+class Talking:
+    role = "mix"
+
+    least: int = 0
+
+    @hookimpl
+    def check(self, task, iterations):
+        if iterations < self.least:
+            raise ConfigError(f"{iterations} iterations of {task.num_classes} classes are too few")
+        return ["mind the\\ngap"]
+
+    @hookimpl
+    def generate_mix(self, images):
+        return Mix.clean(images)
+"""
+
+
+@pytest.fixture
+def talking(install: Callable[..., None]) -> None:
+    install({"talking": "fake_talking:Talking"}, {"fake_talking": TALKING}, distribution="fake-talking")
+
+
+def test_what_a_plugin_has_to_say(talking: None, dry: Say) -> None:
+    assert "\n# talking: mind the gap\n" in dry("mix.name=talking", "mix.least=12", code=0)
+
+
+def test_what_a_plugin_refuses_is_refused_before_the_network_is_built(talking: None, sized: None, dry: Say) -> None:
+    message = dry("mix.name=talking", "mix.least=13", "backbone.name=nothing")
+    assert "12 iterations of 3 classes are too few" in message
+    assert "in check of talking (fake-talking 1.0)" in message
+
+
+def test_a_run_says_it_once(talking: None, toy_config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(toy_config), "--set", "mix.name=talking"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:2] == ["talking: mind the", "gap"]
+    assert lines[2].startswith("epoch 1/4")
+    assert sum("mind the" in line for line in lines) == 1

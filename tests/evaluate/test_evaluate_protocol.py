@@ -43,5 +43,5 @@ def test_no_epoch_at_all(protocol: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "first", "median", "median-last-", "median-last-0", "median-last--3", "best "])
 def test_unknown_protocols_name_what_is_allowed(text: str) -> None:
-    with pytest.raises(ConfigError, match='"best", "last", or "median-last-N"'):
+    with pytest.raises(ConfigError, match='"last", "best" or "median-last-N"'):
         parse_protocol(text)

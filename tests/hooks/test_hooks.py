@@ -17,7 +17,9 @@ import mixcore
 from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.data.named import evaluation_sets
-from mixcore.discovery.manager import new_manager, register
+from mixcore.discovery.capabilities import check_run
+from mixcore.discovery.manager import build_method_plugins, new_manager, register
+from mixcore.errors import ConfigError, HookError
 from mixcore.hooks.calls import PluginCalls
 from mixcore.step.step import TrainingStep
 from mixcore.step.trained import DIFFERENCES
@@ -51,6 +53,51 @@ def step_with(**tables: Any) -> TrainingStep:
     return mixcore.create_step(
         network(), num_classes=3, iterations=10, in_channels=1, image_size=(8, 8), seed=3, **tables
     )
+
+
+def test_hook_check(caplog: pytest.LogCaptureFixture) -> None:
+    late = examples("check").Late
+    step = step_with(mix=late(start=10))
+    assert [record.getMessage() for record in caplog.records] == [
+        "late: start = 10 is never reached in 10 iterations; nothing is mixed"
+    ]
+    caplog.clear()
+    step = step_with(mix=late(start=9))
+    assert not caplog.records
+    assert torch.equal(step.mix_batch(*batch(), mixer=0, iteration=8)[0].images, batch()[0])
+    assert not torch.equal(step.mix_batch(*batch(), mixer=0, iteration=9)[0].images, batch()[0])
+    with pytest.raises(ConfigError, match="found 1 class"):
+        check_run(build_method_plugins(late()), attrs.evolve(TASK, num_classes=1), 2000)
+
+
+@attrs.define(eq=False, kw_only=False)
+class Checking:
+    """An extra that says what it was made to say."""
+
+    told: Any
+
+    @hookimpl
+    def check(self) -> Any:
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+def test_what_all_plugins_refuse_is_told_together() -> None:
+    refusals = [Checking(ConfigError("too short")), Checking(["fine"]), Checking(ConfigError("too long"))]
+    with pytest.raises(ConfigError, match=r"(?s)too short.*too long"):
+        step_with(extra=refusals)
+
+
+@pytest.mark.parametrize("told", ["a sentence", 3, [1]])
+def test_check_gives_sentences_or_nothing(told: object) -> None:
+    with pytest.raises(HookError, match=r"check of .* returned .*sentences"):
+        step_with(extra=[Checking(told)])
+
+
+def test_a_sentence_that_several_say_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    step_with(extra=[Checking(["mind the gap"]), Checking(["mind the gap"])])
+    assert len(caplog.records) == 1
 
 
 def test_hook_build_data() -> None:

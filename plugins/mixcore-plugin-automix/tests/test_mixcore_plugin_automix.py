@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from mixcore_plugin_automix import AutoMix, Draw, adjust_masks, ema_momentum, mask_loss
+from mixcore_plugin_automix import AutoMix, Draw, adjust_masks, ema_momentum, first_weights_left, mask_loss
+from mixcore_plugin_automix.schedules import learning_momentum
 from torch import Tensor, nn
 
 import mixcore
-from mixcore.api import ConfigError, beta, draw_partners
+from mixcore.api import ConfigError, Step, beta, draw_partners
 from mixcore.rng import keyed_generator
 from mixcore.step.step import TrainingStep
 from mixcore.testing import MixerContract, TinyConvNet, run_example
@@ -221,6 +223,58 @@ def test_the_momentum_networks_are_averages_of_the_updated_weights(iteration: in
         assert found.grad is None
     if not m:
         assert all(torch.equal(new, found) for new, found in zip(trained, averaged, strict=True))
+
+
+def after_steps(plugin: AutoMix, iterations: int, accumulate: int = 1) -> float:
+    """What is left of ones in the momentum copy of a network of zeros, by the plugin's own work after its steps."""
+    zeros = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    copied = {name: nn.Linear(1, 1, bias=False, dtype=torch.float64) for name in ("k", "one", "one_k")}
+    for module, value in ((zeros, 0.0), (copied["k"], 1.0), (copied["one"], 0.0), (copied["one_k"], 1.0)):
+        nn.init.constant_(module.weight, value).requires_grad_(False)
+    for iteration in range(accumulate - 1, iterations, accumulate):
+        step = Step(
+            epoch=0,
+            epochs=1,
+            iteration=iteration,
+            iterations=iterations,
+            seed=0,
+            group=0,
+            device=torch.device("cpu"),
+        )
+        plugin.after_step(zeros, copied, step)
+    return copied["k"].weight.item()
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.99}, {"momentum": 0.9, "momentum_constant": 0.0}])
+def test_what_is_left_of_the_first_weights(options: dict[str, float]) -> None:
+    plugin, iterations = AutoMix(**options), 42
+    held = after_steps(plugin, iterations)
+    told = first_weights_left(iterations, plugin.momentum, plugin.momentum_end, plugin.momentum_constant)
+    assert told == pytest.approx(held, rel=1e-9)
+    assert after_steps(plugin, iterations, accumulate=4) >= told, "fewer optimizer steps leave more"
+
+
+def test_what_a_short_run_says_and_that_its_advice_helps() -> None:
+    (said,) = AutoMix().check(42)
+    left = after_steps(AutoMix(), 42)
+    assert f"still holds at least {int(100 * left)} % of its first weights" in said
+    assert 'eval.predictor = "model"' in said
+    advised = float(re.search(r"momentum and momentum_end to ([0-9.]+) or less", said)[1])
+    followed = AutoMix(momentum=advised, momentum_end=advised)
+    assert after_steps(followed, 42) < 0.1
+    assert followed.check(42) == []
+
+
+@pytest.mark.parametrize(("iterations", "silent"), [(2302, False), (25_000, True), (100_000, True)])
+def test_a_run_of_usual_length_says_nothing(iterations: int, silent: bool) -> None:
+    left = math.prod(ema_momentum(t, iterations, 0.999, 0.999999, 0.1) for t in range(iterations))
+    assert (left <= 0.1) == silent
+    assert (AutoMix().check(iterations) == []) == silent
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 10_000, 1_000_000])
+def test_the_advised_momentum_suits_any_length(iterations: int) -> None:
+    assert 0 <= learning_momentum(iterations) ** iterations < 0.1
 
 
 def test_momentum_one_freezes_the_copy() -> None:

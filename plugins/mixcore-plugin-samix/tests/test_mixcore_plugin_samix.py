@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mixcore_plugin_automix import Draw, cross_attention, mask_loss, masks_of_logits
+from mixcore_plugin_automix import Draw, cross_attention, ema_momentum, mask_loss, masks_of_logits
 from mixcore_plugin_samix import SAMix, SAMixBlock, rescaled
 from torch import Tensor, nn
 
@@ -35,6 +35,12 @@ class TestContractNearest(MixerContract):
     plugin = "samix"
     left_out = ("two_processes",)
     options = {"stage": 1, "dropout": 0.0, "lam_mul_k": 0.25, "upsample": ["nearest", "bilinear"], "mask_loss": "l1"}
+
+
+def test_a_short_run_says_that_the_momentum_copy_learns_little() -> None:
+    left = math.prod(ema_momentum(t, 66, 0.999, 0.999999, 0.1) for t in range(66))
+    assert f"at least {int(100 * left)} % of its first weights" in SAMix().check(66)[0]
+    assert SAMix().check(100_000) == []
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from mixcore_plugin_automix.masks import (
     mix_by_mask,
 )
 from mixcore_plugin_automix.plugin import AutoMix
-from mixcore_plugin_automix.schedules import MaskSchedule, ema_momentum, mask_weight
+from mixcore_plugin_automix.schedules import MaskSchedule, ema_momentum, first_weights_left, mask_weight
 from mixcore_plugin_automix.version import __version__
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "adjust_masks",
     "cross_attention",
     "ema_momentum",
+    "first_weights_left",
     "mask_loss",
     "mask_weight",
     "masks_of_logits",

@@ -32,7 +32,15 @@ from mixcore_plugin_automix.clean import clean_view
 from mixcore_plugin_automix.generator import generator_loss, settle_terms
 from mixcore_plugin_automix.masks import MASK_LOSSES, MaskLoss, Upsample, adjust_masks, mask_loss, mix_by_mask
 from mixcore_plugin_automix.partners import draw_pairing
-from mixcore_plugin_automix.schedules import MASK_SCHEDULES, MaskSchedule, ema_momentum, mask_weight
+from mixcore_plugin_automix.schedules import (
+    MASK_SCHEDULES,
+    UNLEARNT,
+    MaskSchedule,
+    ema_momentum,
+    first_weights_left,
+    learning_momentum,
+    mask_weight,
+)
 
 __all__ = ["LearnedMix", "upsample_fits"]
 
@@ -63,7 +71,7 @@ class LearnedMix:
     """
 
     role = "mix"
-    spec_version = (1, 1)
+    spec_version = (1, 2)
     provides = frozenset({"mask"})
     suggests = {"predictor": "k_mix"}
     contract = {"lam_is_mask_mean": False, "stages": 3}
@@ -127,6 +135,20 @@ class LearnedMix:
     def build_block(self, channels: int) -> MixBlock:
         """The block for maps of that many channels."""
         raise NotImplementedError
+
+    @hookimpl
+    def check(self, iterations: int) -> list[str]:
+        """Says where the run is too short for the momentum copy."""
+        left = first_weights_left(iterations, self.momentum, self.momentum_end, self.momentum_constant)
+        if left <= UNLEARNT:
+            return []
+        enough = learning_momentum(iterations)
+        return [
+            f"after {iterations} iterations the momentum copy still holds at least {math.floor(100 * left)} % of its "
+            "first weights, so its predictors (k_mix and k_one) show little of what the network learns; train for more "
+            f"epochs, or set momentum and momentum_end to {enough} or less, or score the network itself: "
+            'eval.predictor = "model"'
+        ]
 
     # --- parts -------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,18 @@ from typing import Literal
 
 import torch
 
-__all__ = ["MASK_SCHEDULES", "MaskSchedule", "ema_momentum", "mask_weight"]
+__all__ = [
+    "MASK_SCHEDULES",
+    "UNLEARNT",
+    "MaskSchedule",
+    "ema_momentum",
+    "first_weights_left",
+    "learning_momentum",
+    "mask_weight",
+]
+
+UNLEARNT = 0.1
+"""Share of its first weights from which on an averaged network is said to have learnt little."""
 
 MaskSchedule = Literal["constant", "cosine", "cosine_compounding"]
 MASK_SCHEDULES: tuple[MaskSchedule, ...] = ("constant", "cosine", "cosine_compounding")
@@ -25,6 +36,25 @@ def ema_momentum(iteration: int, iterations: int, start: float, end: float, cons
     if iteration < int(constant_share * iterations):
         return start
     return end - (end - start) * (math.cos(math.pi * iteration / iterations) + 1) / 2
+
+
+def first_weights_left(iterations: int, start: float, end: float, constant_share: float) -> float:
+    """Share in [0, 1] of its first weights that the averaged network holds after `iterations`: the product of momenta.
+
+    Each iteration counts as an optimizer step; fewer steps leave more. At most a tenth may be an overestimate: what is
+    less is not told apart.
+    """
+    left = 1.0
+    for iteration in range(iterations):
+        left *= ema_momentum(iteration, iterations, start, end, constant_share)
+        if left <= UNLEARNT:
+            break
+    return left
+
+
+def learning_momentum(iterations: int) -> float:
+    """A momentum that, kept over the run, leaves clearly less than a tenth of the first weights."""
+    return round(1 - float(f"{1 - (UNLEARNT / 10) ** (1 / iterations):.1g}"), 12)
 
 
 def mask_weight(base: float, schedule: MaskSchedule, iteration: int, iterations: int) -> float:

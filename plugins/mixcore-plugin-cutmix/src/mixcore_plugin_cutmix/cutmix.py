@@ -24,6 +24,7 @@ from mixcore.api import (
     hookimpl,
     paste_boxes,
     pasted,
+    range_of_shares,
     send,
     uniforms,
     unmixed,
@@ -52,11 +53,6 @@ def cutmix_per_sample(
     return Mix.pair(mixed, partner, weight, masks)
 
 
-def _minmax_fits(_: object, attribute: attrs.Attribute[MinMax | None], value: MinMax | None) -> None:
-    if value is not None and not (len(value) == 2 and 0 <= value[0] < value[1] <= 1):
-        raise ValueError(f"{attribute.name!r} must be two shares [low, high] with 0 <= low < high <= 1, found {value}")
-
-
 @attrs.define(eq=False, kw_only=True)
 class CutMix:
     """CutMix: a rectangle of each image is replaced by the same rectangle of another one."""
@@ -70,7 +66,7 @@ class CutMix:
     """Chance that a batch is mixed, one draw per batch."""
     correct_lam: bool = True
     """Label weights from the area of the box as clipped by the image; false: the share that was drawn."""
-    minmax: MinMax | None = attrs.field(default=None, validator=_minmax_fits)
+    minmax: MinMax | None = attrs.field(default=None, validator=range_of_shares)
     """Box sides uniform in this range of the image's, such as [0.2, 0.8], in place of `alpha`; lam is then the area."""
     per_sample: bool = False
     """One box per image instead of one for the batch."""

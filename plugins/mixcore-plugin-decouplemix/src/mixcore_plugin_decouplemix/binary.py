@@ -13,8 +13,8 @@ from attrs.validators import ge, gt, in_, le, lt
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import Targets, hookimpl
-from mixcore_plugin_decouplemix.present import classes_of, merged, rescaled
+from mixcore.api import Targets, hookimpl, merge_classes
+from mixcore_plugin_decouplemix.present import classes_of, rescaled
 
 __all__ = ["DecoupleMixBCE", "Reduction", "two_hot_binary_cross_entropy"]
 
@@ -38,7 +38,7 @@ def two_hot_binary_cross_entropy(
     that. No target [M,K] is built. MixcoreError for labels that are rows over classes.
     """
     classes = classes_of(targets, "decouplemix_bce")
-    value, first = merged(classes, rescaled(targets.weights, xi, thr))
+    value, first = merge_classes(classes, rescaled(targets.weights, xi, thr))
     value = (two_hot_scale * value).clamp(max=1)
     own = logits.gather(1, classes)
     hit = (1 - neg_weight) * F.softplus(own) - value * own

@@ -6,17 +6,16 @@ M mixed images, S sources, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import attrs
 import torch
 from attrs.validators import ge, gt, in_, le, lt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import ConfigError, Targets, Task, hookimpl
-from mixcore_plugin_decouplemix.present import LEAST_WEIGHT, classes_of, merged, rescaled
+from mixcore.api import ConfigError, Targets, Task, hookimpl, merge_classes
+from mixcore_plugin_decouplemix.present import LEAST_WEIGHT, classes_of, rescaled
 
 __all__ = ["DecoupleMix", "Mode", "decoupled_cross_entropy"]
 
@@ -49,7 +48,7 @@ def decoupled_cross_entropy(
         uniform = (weights.sum(1) * (everything[:, 0] - logits.mean(1))).sum()
         total = (1 - smoothing) * total + smoothing * uniform
     if eta:
-        share, first = merged(classes, weights)
+        share, first = merge_classes(classes, weights)
         present = share >= LEAST_WEIGHT
         # a class that occurs twice is written twice, with the same value
         in_mix = torch.zeros_like(logits, dtype=torch.bool).scatter(1, classes, present)
@@ -103,14 +102,13 @@ class DecoupleMix:
     """Label smoothing of the cross-entropy in [0, 1); the decoupled term keeps hard classes."""
 
     @hookimpl
-    def build_modules(self, task: Task) -> Mapping[str, nn.Module]:
-        """No parts; refuses a task of one class before training starts."""
+    def check(self, task: Task) -> None:
+        """Refuses a task of one class."""
         if task.num_classes < 2:
             raise ConfigError(
                 f'loss "decouplemix" found num_classes = {task.num_classes} and needs at least 2; a single yes-or-no '
                 'output is learnt with [loss] name = "bce"'
             )
-        return {}
 
     @hookimpl
     def compute_loss(self, logits: Tensor, targets: Targets) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which classes are in a mixed image, and with what weight: merged over sources, without leaving the device.
+"""Which classes are in a mixed image, and with what weight, without leaving the device.
 
 M mixed images, S sources.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixcore.api import MixcoreError, Targets
 
-__all__ = ["classes_of", "merged", "rescaled"]
+__all__ = ["classes_of", "rescaled"]
 
 LEAST_WEIGHT = 1e-3
 """A class of less weight than this is not in the mix."""
@@ -23,12 +23,6 @@ def classes_of(targets: Targets, loss: str) -> Tensor:
             f"{targets.labels.dtype}; use a label policy that leaves class labels as they are, or another [loss]"
         )
     return targets.labels[targets.sources]
-
-
-def merged(classes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum [M,S] of `weights` over all sources of the same class, and bool [M,S]: its class stands there first."""
-    same = classes[:, :, None] == classes[:, None, :]
-    return (same * weights[:, None, :]).sum(2), same.tril(-1).any(2).logical_not()
 
 
 def rescaled(weights: Tensor, xi: float, threshold: float) -> Tensor:

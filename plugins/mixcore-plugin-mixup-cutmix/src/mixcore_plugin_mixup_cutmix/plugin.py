@@ -24,6 +24,7 @@ from mixcore.api import (
     draw_partners,
     happens,
     hookimpl,
+    range_of_shares,
     send,
     uniforms,
     unmixed,
@@ -34,11 +35,6 @@ __all__ = ["MixupCutMix"]
 
 MinMax = tuple[float, float]
 Mode = Literal["batch", "pair", "elem", "half"]
-
-
-def _minmax_fits(_: object, attribute: attrs.Attribute[MinMax | None], value: MinMax | None) -> None:
-    if value is not None and not (len(value) == 2 and 0 <= value[0] < value[1] <= 1):
-        raise ValueError(f"{attribute.name!r} must be two shares [low, high] with 0 <= low < high <= 1, found {value}")
 
 
 def _one_is_on(mixer: MixupCutMix, _: object, value: float) -> None:
@@ -56,7 +52,7 @@ class MixupCutMix:
     """Beta(alpha, alpha) gives the ratio of a blend; 0: always CutMix."""
     cutmix_alpha: float = attrs.field(default=1.0, validator=[ge(0), lt(math.inf), _one_is_on])
     """Beta(alpha, alpha) gives the share of the image that a box leaves; 0: always Mixup."""
-    cutmix_minmax: MinMax | None = attrs.field(default=None, validator=_minmax_fits)
+    cutmix_minmax: MinMax | None = attrs.field(default=None, validator=range_of_shares)
     """Box sides uniform in this range of the image's, such as [0.2, 0.8]; CutMix is then on and its lam the area."""
     prob: float = attrs.field(default=1.0, validator=[ge(0), le(1)])
     """Chance that a batch, pair or image is mixed."""
