@@ -11,8 +11,10 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.networks.classifier import class_count
 from mixcore.networks.layout import grid_of
 from mixcore.networks.network import capabilities
+from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
@@ -43,8 +45,21 @@ from mixcore.ops.combine import (
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
-from mixcore.options import PLACE, all_positive
-from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
+from mixcore.options import PLACE, Saliency, all_positive, as_saliency
+from mixcore.types import (
+    Attention,
+    Augment,
+    Batch,
+    Data,
+    ForwardOutput,
+    Mix,
+    Part,
+    Resident,
+    Stage,
+    Step,
+    Targets,
+    Task,
+)
 
 __all__ = [
     "PLACE",
@@ -52,6 +67,7 @@ __all__ = [
     "SPEC_VERSION",
     "Attention",
     "Augment",
+    "Batch",
     "Box",
     "BoxRule",
     "ConfigError",
@@ -67,11 +83,14 @@ __all__ = [
     "PartnerRule",
     "Probe",
     "Resident",
+    "Saliency",
+    "Stage",
     "Step",
     "Targets",
     "Task",
     "UnreadableSampleError",
     "all_positive",
+    "as_saliency",
     "beta",
     "beta_per_sample",
     "blend",
@@ -85,6 +104,7 @@ __all__ = [
     "boxes_lam",
     "boxes_of_sides",
     "capabilities",
+    "class_count",
     "combine_blocks",
     "crop_flip",
     "draw_partners",
@@ -99,6 +119,7 @@ __all__ = [
     "paste_box",
     "paste_boxes",
     "pasted",
+    "position_logits",
     "read_weights",
     "refuse_weight_options",
     "saliency_needs",
