@@ -25,7 +25,7 @@ from mixcore.hooks.calls import PluginCalls
 from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
-from mixcore.testing.fakes import Columns, SquaredError, tiny_network
+from mixcore.testing.fakes import Columns, Shown, SquaredError, tiny_network
 from mixcore.types import LabelKind
 
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
@@ -124,6 +124,8 @@ class Harness:
         tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": "soft_cross_entropy"}
         if self.role in ("mix", "labels", "loss", "extra"):
             tables[self.role] = own
+        if self.role == "saliency":
+            tables["mix"] = Shown(saliency=own)
         if self.kinds[0] not in ("class", "soft") and self.role != "loss":
             tables["loss"] = SquaredError()
         if mix is not None:
@@ -137,7 +139,13 @@ class Harness:
 
     def owner(self, plugins: Plugins) -> PluginCalls:
         """The calls into the plugin that is checked; in a manager of its own where a training step has no such role."""
-        owners = {"mix": plugins.mixers, "labels": (plugins.labels,), "loss": (plugins.loss,), "extra": plugins.extras}
+        owners = {
+            "mix": plugins.mixers,
+            "saliency": plugins.saliencies,
+            "labels": (plugins.labels,),
+            "loss": (plugins.loss,),
+            "extra": plugins.extras,
+        }
         if self.role in owners:
             return owners[self.role][0]
         manager, plugin = new_manager(), self.rebuilt(self.subject.options)
