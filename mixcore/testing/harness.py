@@ -205,7 +205,8 @@ class Harness:
                 return self.owner(plugins).build_backbone(task=task)
         if self.subject.network is not None:
             return self.subject.network(classes, size, channels)
-        needs: Collection[str] = getattr(self.owner(plugins).plugin, "needs", ())
+        asking = (self.owner(plugins), *plugins.saliencies)
+        needs = {need for calls in asking for need in getattr(calls.plugin, "needs", ())}
         return tiny_network(needs, classes, size, channels, stages=self.subject.stages)
 
     def batch(
