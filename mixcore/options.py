@@ -32,7 +32,7 @@ def is_place(field: attrs.Attribute[Any]) -> bool:
     return bool(field.metadata.get("mixcore.place", False))
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Saliency:
     """Where a method reads saliency: the type of an option that holds a plugin of role saliency.
 
@@ -43,9 +43,9 @@ class Saliency:
 
     name: str
     """Its name in the configuration; of an instance, that of its class in lower case."""
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    options: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     """The options that were given, as in TOML; not yet checked against the class of that name."""
-    plugin: Any = None
+    plugin: Any = attrs.field(default=None, hash=False)
     """The instance itself, where an instance was given."""
 
 

@@ -6,7 +6,7 @@ them, with a mixer that pastes columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import attrs

@@ -15,7 +15,6 @@ from mixcore.api import (
     ConfigError,
     Part,
     Probe,
-    Stage,
     Task,
     capabilities,
     class_count,
@@ -47,7 +46,7 @@ class TeacherOptions:
     size: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """Side in pixels that images are brought to, bilinearly, before it sees them; absent: as they are."""
 
-    def load(self, task: Task, stages: tuple[Stage, ...] = ()) -> Mapping[str, Part]:
+    def load(self, task: Task, stages: tuple[str | int, ...] = ()) -> Mapping[str, Part]:
         """The teacher as the part `teacher`."""
         part = load_teacher(self.teacher, task=task, weights=self.weights, classes=self.classes, stages=stages)
         return {"teacher": part}
