@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,9 +35,23 @@ WIDTH = 100
 def page() -> str:
     """The whole page."""
     modules = _modules()
-    contents = [f"- {_title(module)}: {', '.join(f'[{n}](#{n.lower()})' for n in names)}" for module, names in modules]
+    anchors = _anchors([name for _, names in modules for name in names])
+    contents = [
+        f"- {_title(module)}: {', '.join(f'[{name}](#{anchors[name]})' for name in names)}" for module, names in modules
+    ]
     sections = [_section(module, names) for module, names in modules]
     return "\n".join([INTRODUCTION, *contents, "", *sections])
+
+
+def _anchors(names: Sequence[str]) -> dict[str, str]:
+    """Where the heading of each name is linked to: names that differ in case alone are numbered from the second on."""
+    seen: Counter[str] = Counter()
+    anchors = {}
+    for name in names:
+        lower = name.lower()
+        anchors[name] = f"{lower}-{seen[lower]}" if seen[lower] else lower
+        seen[lower] += 1
+    return anchors
 
 
 def _modules() -> list[tuple[str, list[str]]]:

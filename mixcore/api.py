@@ -11,8 +11,10 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.networks.classifier import class_count
 from mixcore.networks.layout import grid_of
 from mixcore.networks.network import capabilities
+from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
@@ -44,8 +46,20 @@ from mixcore.ops.combine import (
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
-from mixcore.options import PLACE, all_positive, range_of_shares
-from mixcore.types import Attention, Augment, Data, ForwardOutput, Mix, Part, Resident, Step, Targets, Task
+from mixcore.options import PLACE, Saliency, all_positive, as_saliency, range_of_shares
+from mixcore.types import (
+    Attention,
+    Augment,
+    Batch,
+    Data,
+    ForwardOutput,
+    Mix,
+    Part,
+    Resident,
+    Step,
+    Targets,
+    Task,
+)
 
 __all__ = [
     "PLACE",
@@ -53,6 +67,7 @@ __all__ = [
     "SPEC_VERSION",
     "Attention",
     "Augment",
+    "Batch",
     "Box",
     "BoxRule",
     "ConfigError",
@@ -68,11 +83,13 @@ __all__ = [
     "PartnerRule",
     "Probe",
     "Resident",
+    "Saliency",
     "Step",
     "Targets",
     "Task",
     "UnreadableSampleError",
     "all_positive",
+    "as_saliency",
     "beta",
     "beta_per_sample",
     "blend",
@@ -86,6 +103,7 @@ __all__ = [
     "boxes_lam",
     "boxes_of_sides",
     "capabilities",
+    "class_count",
     "combine_blocks",
     "crop_flip",
     "draw_partners",
@@ -101,6 +119,7 @@ __all__ = [
     "paste_box",
     "paste_boxes",
     "pasted",
+    "position_logits",
     "range_of_shares",
     "read_weights",
     "refuse_weight_options",

@@ -1,4 +1,4 @@
-"""What the options of plugins need and attrs has not: validators, and a mark for those that determine no number."""
+"""What the options of plugins need and attrs has not: validators, a mark for places, and the type of a saliency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import attrs
 
-__all__ = ["PLACE", "all_positive", "is_place", "range_of_shares"]
+from mixcore.errors import OptionValueError
+
+__all__ = ["PLACE", "Saliency", "all_positive", "as_saliency", "is_place", "range_of_shares"]
 
 PLACE: Mapping[str, bool] = MappingProxyType({"mixcore.place": True})
 """Metadata of an option that says where things lie or how they come there, and changes no number of a run.
@@ -34,3 +36,37 @@ def range_of_shares(instance: object, attribute: attrs.Attribute[Any], value: Se
 def is_place(field: attrs.Attribute[Any]) -> bool:
     """Whether an option is marked with PLACE."""
     return bool(field.metadata.get("mixcore.place", False))
+
+
+@attrs.frozen
+class Saliency:
+    """Where a method reads saliency: the type of an option that holds a plugin of role saliency.
+
+    `saliency: Saliency = attrs.field(default=Saliency("input_grad"), converter=as_saliency)`. In TOML the option is a
+    name, or a table of a name and options; a hook reads it by `probe.saliency(self.saliency, images, labels)`. What the
+    saliency needs of the backbone, and the parts that it brings, are its own: who holds it declares nothing.
+    """
+
+    name: str
+    """Its name in the configuration; of an instance, that of its class in lower case."""
+    options: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    """The options that were given, as in TOML; not yet checked against the class of that name."""
+    plugin: Any = attrs.field(default=None, hash=False)
+    """The instance itself, where an instance was given."""
+
+
+def as_saliency(given: object) -> Saliency:
+    """Converter for attrs: a name, a table {"name": ..., option: value}, or an instance of a plugin of role saliency.
+
+    OptionValueError for a table without a name.
+    """
+    if isinstance(given, Saliency):
+        return given
+    if isinstance(given, str):
+        return Saliency(given)
+    if not isinstance(given, Mapping):
+        return Saliency(type(given).__name__.lower(), plugin=given)
+    name = given.get("name")
+    if not isinstance(name, str):
+        raise OptionValueError('a table says which saliency it is, such as { name = "feature" }')
+    return Saliency(name, {key: value for key, value in given.items() if key != "name"})

@@ -381,3 +381,5 @@ class Part:
     """Is in checkpoints; False where it comes from a file of its own."""
     stages: tuple[Stage, ...] = attrs.field(default=(), converter=_part_stages)
     """Stages that are read from it."""
+    attention: bool = False
+    """Its attention is read."""

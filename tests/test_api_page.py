@@ -28,8 +28,10 @@ def test_every_name_is_described() -> None:
 
 
 def test_links_of_the_contents_lead_to_entries() -> None:
-    anchors = {heading.lower() for heading in re.findall(r"^### (\w+)$", PAGE, re.M)}
-    linked = re.findall(r"\]\(#(\w+)\)", PAGE)
+    headings = [heading.lower() for heading in re.findall(r"^### (\w+)$", PAGE, re.M)]
+    anchors = [f"{h}-{n}" if (n := headings[:i].count(h)) else h for i, h in enumerate(headings)]
+    linked = re.findall(r"\]\(#([\w-]+)\)", PAGE)
+    assert len(set(anchors)) == len(anchors)
     assert sorted(linked) == sorted(anchors)
 
 

@@ -56,6 +56,7 @@ CASES = [
     ("SalientHalf", {}),
     ("SalientHalf", {"saliency": "feature"}),
     ("SalientHalf", {"saliency": "attention"}),
+    ("Edges", {}),
     ("LearntMask", {}),
     ("JudgedShare", {}),
     ("Glare", {}),

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from mixcore.options import Saliency
+
 __all__ = ["LONGEST", "cut", "type_text", "value_text"]
 
 LONGEST = 80
@@ -22,6 +24,7 @@ _PLAIN: dict[object, str] = {
     str: "a string",
     Path: "a path",
     Any: "any value",
+    Saliency: "the name of a saliency or a table with its name and options",
     None: "any value",
 }
 

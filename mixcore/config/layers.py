@@ -208,11 +208,18 @@ def _merge(merged: Layer, path: Path, value: Any) -> None:
     table: Any = merged.tree
     for name in path[:-1]:
         table = table[name]
-    if isinstance(value, Mapping) and isinstance(table.get(path[-1]), dict):
+    earlier = table.get(path[-1])
+    if isinstance(value, Mapping) and isinstance(earlier, dict) and not _names_another(value, earlier, path):
         for key, item in value.items():
             _merge(merged, (*path, key), item)
     else:
         table[path[-1]] = _copy(value)
+
+
+def _names_another(value: Mapping[str, Any], earlier: Mapping[str, Any], path: Path) -> bool:
+    """Whether a table inside an option of a plugin names another plugin, to which the earlier options say nothing."""
+    inside = path[0] in CORE_KEYS and len(path) > 1
+    return inside and {"name"} <= value.keys() & earlier.keys() and value["name"] != earlier["name"]
 
 
 def _copy(value: Any) -> Any:

@@ -11,13 +11,14 @@ import types
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from pathlib import Path as FilePath
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
 from cattrs import Converter
 
 from mixcore.config.describe import type_text, value_text
 from mixcore.config.faults import Fault, Path, suggestion
+from mixcore.options import Saliency, as_saliency
 
 __all__ = ["option_fields", "structure"]
 
@@ -237,13 +238,26 @@ def _structure_attrs(value: object, cls: Any) -> Any:
     return instance
 
 
-def _unsupported(cls: Any) -> Callable[[object, Any], NoReturn]:
-    """The hook of a type that nothing else takes: a fault of the plugin, said where its option is set."""
+def _structure_saliency(value: object, cls: Any) -> Saliency:
+    """A name, a table with a name, or an instance; options are checked when the name has led to a class."""
+    if isinstance(value, Mapping) and not isinstance(value.get("name"), str):
+        what = 'it says which saliency, such as { name = "feature" }'
+        found = f"expected a string, found {value_text(value['name'])}" if "name" in value else "missing"
+        raise _InvalidValueError(Fault(("name",), f"{found}: {what}"))
+    if isinstance(value, str | Mapping) or attrs.has(type(value)):
+        return as_saliency(value)
+    raise _refuse(value, cls)
 
-    def refuse(_value: object, _cls: Any) -> NoReturn:
+
+def _unsupported(cls: Any) -> Callable[[object, Any], object]:
+    """The hook of a type that no TOML value has: in Python an instance of it may be given, such as a network."""
+
+    def take_instance(value: object, _cls: Any) -> object:
+        if isinstance(cls, type) and isinstance(value, cls):
+            return value
         raise _InvalidValueError(Fault((), f"its declared type {type_text(cls)} is none that a TOML value can have"))
 
-    return refuse
+    return take_instance
 
 
 def _make_converter() -> Converter:
@@ -264,6 +278,7 @@ def _make_converter() -> Converter:
         (lambda cls: _origin(cls) in _SEQUENCES, _structure_sequence),
         (lambda cls: _origin(cls) in _MAPPINGS, _structure_mapping),
         (lambda cls: isinstance(cls, type) and attrs.has(cls), _structure_attrs),
+        (lambda cls: cls is Saliency, _structure_saliency),
     )
     for predicate, predicate_hook in predicates:
         converter.register_structure_hook_func(predicate, predicate_hook)

@@ -15,6 +15,7 @@ from mixcore.config.faults import Fault, Path, dotted, raise_faults, suggestion
 from mixcore.config.schema import DataTable, MixTable, PluginTable, RunConfig
 from mixcore.config.structure import structure
 from mixcore.errors import ConfigError
+from mixcore.options import Saliency
 
 __all__ = [
     "CORE_KEYS",
@@ -43,7 +44,9 @@ def _core_keys(cls: type[PluginTable]) -> frozenset[str]:
     return frozenset(field.name for field in attrs.fields(cls)) - {"options", "path"}
 
 
-CORE_KEYS = {role: _core_keys(cls) for role, cls in (_SINGLES | _LISTS).items()}
+_INSIDE: dict[str, type[PluginTable]] = {"saliency": PluginTable}
+"""Plugin tables that stand inside an option of another plugin."""
+CORE_KEYS = {role: _core_keys(cls) for role, cls in (_SINGLES | _LISTS | _INSIDE).items()}
 """Keys of each plugin table that belong to the core: no plugin has an option of such a name."""
 
 
@@ -173,7 +176,9 @@ def plain(value: Any) -> Any:
 
     Raises ConfigError for a value that TOML cannot hold.
     """
-    if attrs.has(type(value)):
+    if isinstance(value, Saliency):
+        value = {"name": value.name, **value.options}
+    elif attrs.has(type(value)):
         fields = [field for field in attrs.fields(type(value)) if field.init]
         value = {field.alias or field.name: getattr(value, field.name) for field in fields}
     if isinstance(value, Mapping):

@@ -114,7 +114,7 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
             remedies = [
                 *(f"set {option} of {calls.name}" for option in options_without(calls.plugin, missing, provided)),
                 f"name a [backbone] that has it{_where(missing)}",
-                f"take another plugin in place of {calls.name}",
+                f"take another plugin in place of {calls.name}{_in_place_of(plugins, calls)}",
             ]
             faults.append(
                 f"{calls.label} needs {_listed(missing)} of the backbone, and this one offers {offered}; "
@@ -129,6 +129,11 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
             if isinstance(stage, int) and not -last <= stage <= last
         ]
     _refuse(faults)
+
+
+def _in_place_of(plugins: Plugins, calls: PluginCalls) -> str:
+    """A plugin that goes with every network, where the role of this one has such."""
+    return ' (saliency = "fine_grained" looks at the image alone)' if calls in plugins.saliencies else ""
 
 
 def _numbered(stage_names: Sequence[str]) -> str:

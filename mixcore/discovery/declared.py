@@ -36,6 +36,7 @@ _ASKED: Mapping[str, tuple[str | None, ...]] = {
     "choose_mixer": (),
     "generate_mix": ("mix",),
     "preview_mix": ("mix",),
+    "map_saliency": ("saliency",),
     "mix_labels": ("labels",),
     "compute_loss": ("loss",),
     "extra_losses": _PARTICIPANTS,
@@ -147,7 +148,8 @@ def _never_asked(hook: str, role: str | None) -> str:
     elif roles == (None,):
         who, remedy = "extras are", "ship an extra beside it"
     else:
-        who = f"the owner of [{roles[0]}] is"
+        owner = f"the owner of [{roles[0]}]"
+        who = f"{'a saliency' if roles == ('saliency',) else owner} is"
         remedy = f'write role = "{roles[0]}"' if role is None else "ship a class of its own for it"
     return f"implements {hook}, but has {own}, and only {who} asked for that hook; {remedy}"
 

@@ -23,7 +23,7 @@ from mixcore.hooks.version import FIRST_MINOR, SPEC_VERSION
 
 __all__ = ["ROLES", "check_class", "load"]
 
-ROLES = ("backbone", "data", "mix", "labels", "loss")
+ROLES = ("backbone", "data", "mix", "saliency", "labels", "loss")
 
 
 def load(entry: Entry) -> type[Any]:

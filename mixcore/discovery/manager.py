@@ -15,12 +15,14 @@ from mixcore.config.schema import MixTable, PluginTable, RunConfig
 from mixcore.config.tables import plugin_table
 from mixcore.discovery.capabilities import check_mixers
 from mixcore.discovery.chooser import Chooser, probabilities_of
+from mixcore.discovery.nested import held_saliencies
 from mixcore.discovery.plugins import Plugins
 from mixcore.discovery.select import PluginTables, Selected, Selection, select
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.calls import PluginCalls, check_implementations
 from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.specs import HookSpecs
+from mixcore.options import Saliency
 
 __all__ = ["build_method_plugins", "build_plugins", "new_manager", "register"]
 
@@ -104,6 +106,7 @@ def _register_all(selection: Selection) -> Plugins:
         "labels": (selection.labels,),
         "loss": (selection.loss,),
         "extra": selection.extra,
+        "saliency": selection.saliency,
     }
     faults = []
     for role, group in groups.items():
@@ -127,6 +130,8 @@ def _register_all(selection: Selection) -> Plugins:
         labels=calls["labels"][0],
         loss=calls["loss"][0],
         extras=calls["extra"],
+        saliencies=calls["saliency"],
+        held=_held(groups, calls["saliency"]),
         chooser=PluginCalls(manager, chooser, "mixcore", "mixcore"),
         probabilities=probabilities_of([table.probability for table in tables]),
         group_sizes=tuple(table.group_size for table in tables),
@@ -142,6 +147,7 @@ _DUTIES = {
     "data": "build_data",
     "backbone": "build_backbone",
     "mix": "generate_mix",
+    "saliency": "map_saliency",
     "labels": "mix_labels",
     "loss": "compute_loss",
 }
@@ -153,6 +159,17 @@ def check_owners(everyone: Iterable[PluginCalls], roles: Iterable[str]) -> None:
         duty = _DUTIES.get(role)
         if duty is not None and not calls.has(duty):
             raise BrokenPluginError(f"{calls.label} has role {role} but does not implement {duty}; see docs/hooks.md")
+
+
+def _held(groups: Mapping[str, Iterable[Selected]], saliencies: Iterable[PluginCalls]) -> dict[Saliency, PluginCalls]:
+    """For what each option holds, the calls into its plugin."""
+    calls_of = {id(calls.plugin): calls for calls in saliencies}
+    return {
+        saliency: calls_of[id(item.held[key].plugin)]
+        for group in groups.values()
+        for item in group
+        for key, saliency in held_saliencies(item.plugin)
+    }
 
 
 def _present(item: Selected | None) -> tuple[Selected, ...]:

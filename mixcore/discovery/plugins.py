@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -9,6 +10,7 @@ import pluggy
 
 from mixcore.discovery.select import Selected
 from mixcore.hooks.calls import PluginCalls
+from mixcore.options import Saliency
 
 __all__ = ["Plugins"]
 
@@ -24,6 +26,10 @@ class Plugins:
     labels: PluginCalls
     loss: PluginCalls
     extras: tuple[PluginCalls, ...]
+    saliencies: tuple[PluginCalls, ...]
+    """Those that options of the others hold."""
+    held: Mapping[Saliency, PluginCalls]
+    """For what each of these options holds, the calls into its plugin; equal tables lead to one."""
     chooser: PluginCalls
     """The core's own `choose_mixer`, with the plugins' wrappers around it."""
     probabilities: tuple[float, ...]
@@ -37,9 +43,9 @@ class Plugins:
 
     @property
     def everyone(self) -> tuple[PluginCalls, ...]:
-        """Every plugin of the run: data, backbone, mixers, labels, loss, extras."""
+        """Every plugin of the run: data, backbone, mixers, labels, loss, extras, saliencies."""
         owners = tuple(calls for calls in (self.data, self.backbone) if calls is not None)
-        return (*owners, *self.mixers, self.labels, self.loss, *self.extras)
+        return (*owners, *self.mixers, self.labels, self.loss, *self.extras, *self.saliencies)
 
     def described(self) -> list[tuple[str, str, str, str, str]]:
         """(role, name, distribution, version, first line of the class's description) of each of `everyone`."""

@@ -19,9 +19,10 @@ from mixcore.discovery.alternatives import names_of_role
 from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
+from mixcore.discovery.nested import held_saliencies, saliency_table, table_identity
 from mixcore.errors import ConfigError, PluginError
 
-__all__ = ["PluginTables", "Selected", "Selection", "plain_options", "select"]
+__all__ = ["PluginTables", "Selected", "Selection", "plain_options", "select", "select_one"]
 
 BACKBONE_OF_TIMM = "timm"
 """The builtin that takes every backbone name which no entry point has, as its option `model`."""
@@ -41,10 +42,17 @@ class Selected:
     declared: Declared
     distribution: str = ""
     version: str = ""
+    held: Mapping[str, Selected] = attrs.field(factory=dict)
+    """The saliencies that its options hold, by the key of the option."""
 
     def complete_table(self) -> PluginTable:
         """The table with the value of every option, defaults too; ConfigError for one that TOML cannot hold."""
-        return attrs.evolve(self.table, options=plain_options(self.plugin))
+        return attrs.evolve(self.table, options=self.complete_options())
+
+    def complete_options(self) -> dict[str, Any]:
+        """The value of every option in TOML's own types, those of the saliencies that it holds too; ConfigError."""
+        inside = {key: {"name": one.table.name, **one.complete_options()} for key, one in self.held.items()}
+        return plain_options(self.plugin) | inside
 
 
 def plain_options(plugin: Any) -> dict[str, Any]:
@@ -83,6 +91,8 @@ class Selection:
     labels: Selected
     loss: Selected
     extra: tuple[Selected, ...]
+    saliency: tuple[Selected, ...]
+    """Those that options of the others hold: equal tables are one."""
     predictor: str | None
     """The predictor that the mixers suggest."""
 
@@ -91,13 +101,22 @@ def select(wanted: PluginTables) -> tuple[Selection | None, list[Fault]]:
     """Every plugin that the tables name, or None and every fault found."""
     claims = installed()
     faults: list[Fault] = []
+    saliencies: dict[object, Selected] = {}
 
     def one(role: str, table: Any, path: Path) -> Selected | None:
         if table is None:
             return None
-        found, own = _select_one(role, table, path, claims)
+        found, own = select_one(role, table, path, claims)
         faults.extend(own)
-        return found
+        return None if found is None else holding(found, path)
+
+    def holding(selected: Selected, path: Path) -> Selected:
+        held = {
+            key: _shared(saliencies, found)
+            for key, saliency in held_saliencies(selected.plugin)
+            if (found := one("saliency", saliency_table(saliency), (*path, key))) is not None
+        }
+        return attrs.evolve(selected, held=held) if held else selected
 
     def several(role: str, tables: Sequence[Any]) -> tuple[Selected, ...]:
         paths: list[Path] = [(role,) if len(tables) == 1 else (role, index) for index in range(len(tables))]
@@ -114,9 +133,26 @@ def select(wanted: PluginTables) -> tuple[Selection | None, list[Fault]]:
     if faults or labels is None or loss is None:
         return None, faults
     selection = Selection(
-        data=data, backbone=backbone, mix=mix, labels=labels, loss=loss, extra=extra, predictor=predictor
+        data=data,
+        backbone=backbone,
+        mix=mix,
+        labels=labels,
+        loss=loss,
+        extra=extra,
+        saliency=tuple(saliencies.values()),
+        predictor=predictor,
     )
     return selection, []
+
+
+def _shared(known: dict[object, Selected], found: Selected) -> Selected:
+    """The saliency that was found first among equal ones."""
+    if not found.distribution:  # given as an instance, which is itself alone
+        return known.setdefault(id(found.plugin), found)
+    try:
+        return known.setdefault(table_identity(found.table.name, found.complete_options()), found)
+    except ConfigError:  # a value that only Python can give, such as a network
+        return known.setdefault(id(found.plugin), found)
 
 
 def _default_table(role: str, mixers: Sequence[Selected], faults: list[Fault]) -> PluginTable:
@@ -138,9 +174,10 @@ def _suggested(what: str, mixers: Sequence[Selected], faults: list[Fault]) -> st
     return next(iter(suggestions), None)
 
 
-def _select_one(
+def select_one(
     role: str, table: Any, path: Path, claims: Mapping[str, list[Entry]]
 ) -> tuple[Selected | None, list[Fault]]:
+    """The plugin of one table, or of an instance in its place, without the saliencies that it holds; or its faults."""
     try:
         if not isinstance(table, PluginTable):
             return _given_instance(role, table), []
@@ -186,6 +223,8 @@ def _check_role(role: str, cls: type[Any], label: str) -> None:
     if own == (None if role == "extra" else role):
         return
     belongs = f"[{own}]" if own else "[[extra]]"
+    if own == "saliency":
+        belongs = "an option that holds a saliency, such as [mix] saliency"
     expected = "no role" if role == "extra" else f"role {role}"
     raise ConfigError(
         f"{label} has {f'role {own}' if own else 'no role'}, expected a plugin with {expected}; it belongs in {belongs}"

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
-from mixcore.evidence import activation, gradients, saliency
+from mixcore.evidence import activation, gradients, saliency, sources
+from mixcore.evidence.memo import Memo
 from mixcore.evidence.settle import settle
-from mixcore.networks.layout import grid_of
+from mixcore.evidence.sources import LAST_STAGE
 from mixcore.networks.modes import mode
 from mixcore.networks.network import Network
+from mixcore.options import Saliency
 from mixcore.types import ForwardOutput, Stage, Targets
 
 __all__ = ["SALIENCY", "Probe", "saliency_needs", "saliency_stages"]
 
-SALIENCY = ("input_grad", "feature", "class_activation", "attention", "spectral_residual", "fine_grained")
-"""Values of every option named `saliency`."""
+SALIENCY = ("input_grad", "feature", "class_activation", "attention", "spectral_residual", "fine_grained", "uniform")
+"""The saliencies that `Probe.saliency` knows by name alone, without an option that holds them."""
 
-LAST_STAGE: Stage = -1
-
-Value = TypeVar("Value")
+AskSaliency: TypeAlias = Callable[[Saliency, Tensor, Tensor], Tensor]
+"""(what an option holds, images, labels) -> the map that its plugin gives."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -36,13 +37,13 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 def saliency_needs(name: str) -> frozenset[str]:
-    """What a plugin that uses saliency `name` needs of the backbone; part of its `needs`."""
+    """What a plugin that asks the probe for saliency `name` needs of the backbone; part of its `needs`."""
     needs = {"feature": "stages", "class_activation": "class_activation", "attention": "attention"}
     return frozenset({needs[name]} if name in needs else ())
 
 
 def saliency_stages(name: str) -> tuple[Stage, ...]:
-    """Stages that a plugin that uses saliency `name` declares; part of its `stages`."""
+    """Stages that a plugin that asks the probe for saliency `name` declares; part of its `stages`."""
     return (LAST_STAGE,) if name == "feature" else ()
 
 
@@ -51,7 +52,8 @@ class Probe:
 
     It works in eval mode and without a graph unless asked, restores every submodule's mode, and leaves gradients,
     buffers and generators alone. With `train=True` BatchNorm statistics move, and dropout draws from the global
-    generators, as in the iteration's own forwards. `memo` is shared by all probes of one iteration.
+    generators, as in the iteration's own forwards. `memo` is shared by all probes of one iteration, and
+    `ask` leads to the saliencies that options of the run's plugins hold.
     """
 
     def __init__(
@@ -60,13 +62,14 @@ class Probe:
         parts: Mapping[str, Network],
         criterion: Callable[[Tensor, Targets], Tensor],
         autocast: Callable[[], AbstractContextManager[None]],
-        memo: MutableMapping[Any, Any] | None = None,
+        memo: Memo | None = None,
         compile: bool = False,  # noqa: A002 - the word of the configuration
+        ask: AskSaliency | None = None,
     ) -> None:
         self._network, self._parts = network, parts
         self._criterion, self._autocast = criterion, autocast
-        self._memo: MutableMapping[Any, Any] = {} if memo is None else memo
-        self._compile = compile
+        self._memo = memo or Memo()
+        self._compile, self._ask = compile, ask
 
     @property
     def model(self) -> nn.Module:
@@ -88,9 +91,13 @@ class Probe:
         A graph (`grad`) that outlives the call is settled, or made with `train=True`: eval-mode BatchNorm reads its
         running statistics again in backward. MixcoreError for an unknown part, or a stage that was not declared.
         """
-        chosen = self._network if network is None else self._part(network)
+        chosen = self._chosen(network)
         with mode(chosen.module, train), torch.set_grad_enabled(grad):
             return chosen.forward(images, stages=stages, attention=attention)
+
+    def _chosen(self, name: str | None) -> Network:
+        """The trained network, or the part of that name."""
+        return self._network if name is None else self._part(name)
 
     def _part(self, name: str) -> Network:
         known = ", ".join(self._parts) or "none"
@@ -110,14 +117,15 @@ class Probe:
                 return f'a {kind}; expected its name: look(images, network="{name}")'
         return f"a {kind}; expected the name of one of this plugin's networks: {known}; see build_modules"
 
-    def input_gradient(self, images: Tensor, labels: Tensor) -> Tensor:
+    def input_gradient(self, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
         """Gradient [N,C,H,W] of the run's loss on the unmixed labels with respect to `images`, in eval mode."""
+        chosen = self._chosen(network)
 
         def compute() -> Tensor:
-            with mode(self.model, False):
-                return gradients.input_gradient(self._network, images, self._loss_on(labels))
+            with mode(chosen.module, False):
+                return gradients.input_gradient(chosen, images, self._loss_on(labels))
 
-        return self._once("input_gradient", images, labels, compute)
+        return self._memo.once(("input_gradient", chosen), images, labels, compute)
 
     def input_gradient_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The input gradient [N,C,H,W] and the loss itself, from one train-mode forward and one backward.
@@ -128,37 +136,55 @@ class Probe:
         with mode(self.model, True):
             return gradients.input_gradient_and_loss(self._network, images, self._loss_on(labels))
 
-    def class_activation(self, images: Tensor, labels: Tensor) -> Tensor:
+    def class_activation(self, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
         """What each position adds to the logit of the image's label, [N,h,w] float32, signed, in eval mode.
 
         MixcoreError where the network's head does not pool over positions; see mixcore.evidence.activation.
         """
+        chosen = self._chosen(network)
 
         def compute() -> Tensor:
-            with mode(self.model, False):
-                return activation.class_activation(self._network, images, labels)
+            with mode(chosen.module, False):
+                return activation.class_activation(chosen, images, labels)
 
-        return self._once("class_activation", images, labels, compute)
+        return self._memo.once(("class_activation", chosen), images, labels, compute)
 
-    def saliency(self, name: str, images: Tensor, labels: Tensor) -> Tensor:
-        """Saliency map [N,h,w] float32 >= 0 of one of the sources in `SALIENCY`; computed once per iteration.
+    def saliency(self, name: str | Saliency, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
+        """Saliency map [N,h,w] >= 0 of what an option holds, or of one of the names in `SALIENCY`, without a graph.
+
+        Computed once per iteration, network and batch, however many ask. Of an option (`self.saliency`, of the type
+        `Saliency`) its plugin is asked, and what that needs of the network is its own. The names, float32:
 
         input_grad: root mean square over channels of the input gradient, [N,H,W]. feature: energy sum_c f² of the last
         stage, before the final norm. class_activation: its positive part. attention: of the last block, the class
         token's row or, where there is no class token, what each patch receives. spectral_residual, fine_grained: of the
-        image alone, [N,H,W]. What each needs of the network: `saliency_needs`, `saliency_stages`.
+        image alone, [N,H,W]. uniform: ones, [N,H,W]. What each needs of the network is declared by who asks for it:
+        `saliency_needs`, `saliency_stages`.
+
+        MixcoreError for an unknown name, and for an option together with `network`: its plugin chooses the network.
         """
+        if isinstance(name, Saliency):
+            if network is not None:
+                raise MixcoreError(f"the saliency {name.name!r} chooses its network itself; leave out network=")
+            if self._ask is None:
+                raise MixcoreError(f"the saliency {name.name!r} belongs to no run; probes of a training step ask it")
+            return self._ask(name, images, labels)
         if name not in SALIENCY:
-            raise MixcoreError(f"no saliency {name!r}; choose one of {', '.join(SALIENCY)}")
-        sources: dict[str, Callable[[], Tensor]] = {
-            "input_grad": lambda: self.input_gradient(images, labels).float().square().mean(1).sqrt(),
-            "feature": lambda: self._energy(images),
-            "class_activation": lambda: self.class_activation(images, labels).clamp(min=0),
-            "attention": lambda: self._attention(images),
+            raise MixcoreError(
+                f"no saliency {name!r}; choose one of {', '.join(SALIENCY)}, or hold any plugin of role saliency in an "
+                "option: saliency: Saliency = attrs.field(...)"
+            )
+        chosen = self._chosen(network)
+        compute: dict[str, Callable[[], Tensor]] = {
+            "input_grad": lambda: sources.gradient_magnitude(self.input_gradient(images, labels, network=network)),
+            "feature": lambda: _looked(sources.energy, chosen, images),
+            "class_activation": lambda: self.class_activation(images, labels, network=network).clamp(min=0),
+            "attention": lambda: _looked(sources.attention_map, chosen, images),
             "spectral_residual": lambda: saliency.spectral_residual(images),
             "fine_grained": lambda: saliency.fine_grained(images),
+            "uniform": lambda: sources.uniform(images),
         }
-        return self._once(f"saliency {name}", images, labels, sources[name])
+        return self._memo.once((f"saliency {name}", chosen), images, labels, compute[name])
 
     def criterion(self, logits: Tensor, targets: Targets) -> Tensor:
         """The run's loss, a scalar, for `logits` [M,K]."""
@@ -188,14 +214,6 @@ class Probe:
 
     # --- how it is done ----------------------------------------------------------------------------------------------
 
-    def _energy(self, images: Tensor) -> Tensor:
-        features = self.look(images, stages=(LAST_STAGE,)).stages[LAST_STAGE]
-        return features.float().square().sum(1)
-
-    def _attention(self, images: Tensor) -> Tensor:
-        weights = self.look(images, attention=True).attention[-1].on_patches()
-        return weights.unflatten(1, grid_of(weights.shape[1], *images.shape[-2:]))
-
     def _loss_on(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
         """The run's loss on unmixed labels, as a function of logits."""
         rows = labels.shape[0]
@@ -206,11 +224,8 @@ class Probe:
         )
         return lambda logits: self._criterion(logits, targets)
 
-    def _once(self, what: str, images: Tensor, labels: Tensor, compute: Callable[[], Value]) -> Value:
-        """Computed at the first call of the iteration for this batch; a batch written to since is another one."""
-        key = (what, id(images), images._version, id(labels), labels._version)
-        if key not in self._memo:
-            # the tensors are kept with the result, so that no other tensor can get their ids
-            self._memo[key] = (compute(), images, labels)
-        value: Value = self._memo[key][0]
-        return value
+
+def _looked(source: Callable[[Network, Tensor], Tensor], network: Network, images: Tensor) -> Tensor:
+    """What a source sees in the network, which is in eval mode meanwhile."""
+    with mode(network.module, False):
+        return source(network, images)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mixcore.errors import BrokenPluginError, HookError
 from mixcore.hooks.causes import advice
 from mixcore.hooks.markers import PROJECT
-from mixcore.hooks.results import check_mix, check_number, check_scalar, check_sources, unexpected
+from mixcore.hooks.results import check_mix, check_number, check_saliency, check_scalar, check_sources, unexpected
 from mixcore.types import Data, Mix, Part, Targets
 
 __all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper", "missing_of_backbone"]
@@ -201,6 +201,11 @@ class PluginCalls:
         for view in mix.views:
             check_mix(who, view)
         return mix
+
+    def map_saliency(self, **arguments: Any) -> Tensor:
+        """The saliency map [N,h,w] of a batch, its shape, dtype and graph checked."""
+        found = self._call("map_saliency", arguments)
+        return check_saliency(self._who("map_saliency"), found, arguments["images"].shape[0])
 
     def preview_mix(self, **arguments: Any) -> Mix:
         """The mix at a given ratio, for pictures, its shapes and dtypes checked."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from mixcore.errors import HookError
 from mixcore.types import Mix
 
-__all__ = ["check_mix", "check_number", "check_scalar", "check_sources", "described", "unexpected"]
+__all__ = ["check_mix", "check_number", "check_saliency", "check_scalar", "check_sources", "described", "unexpected"]
 
 
 def described(value: object) -> str:
@@ -86,6 +86,17 @@ def check_scalar(who: str, value: object, name: str | None = None) -> Tensor:
             f"{who} returned {called}{described(value)}; expected a scalar: take the mean over the rows "
             "after per-sample weights are applied"
         )
+    return value
+
+
+def check_saliency(who: str, value: object, rows: int) -> Tensor:
+    """The map itself; HookError unless it is floating [rows,h,w] without a graph."""
+    if not isinstance(value, Tensor):
+        raise unexpected(who, value, f"a tensor [{rows},h,w]")
+    if value.ndim != 3 or value.shape[0] != rows or not value.is_floating_point():
+        raise HookError(f"{who} returned {described(value)}; expected floating [{rows},h,w], a map for each image")
+    if value.requires_grad:
+        raise HookError(f"{who} returned a map with a graph; write map.detach(), or look with torch.no_grad()")
     return value
 
 

@@ -193,11 +193,12 @@ def _check_groups(plugins: Plugins, rows: int) -> None:
 def _install(
     plugins: Plugins, model: nn.Module | None, num_classes: int, seed: int, precision: Precision
 ) -> tuple[RunPlugin, ...]:
-    """The mixers with their own modules; these may look (a teacher), but none may need training."""
-    for calls in plugins.mixers:
+    """Mixers and saliencies with their own modules; these may look (a teacher), but none may need training."""
+    mixing = (*plugins.mixers, *plugins.saliencies)
+    for calls in mixing:
         if model is None and "model" in calls.asks("build_modules"):
             raise ConfigError(f"{calls.label} builds on the trained network; pass it: model=net")
-    parts_of = build_parts(plugins.mixers, model, task_of(num_classes, 3, (224, 224), "class"), seed)
+    parts_of = build_parts(mixing, model, task_of(num_classes, 3, (224, 224), "class"), seed)
     for calls, parts in parts_of.items():
         trained = [name for name, part in parts.items() if part.optimizer is not None]
         if trained:

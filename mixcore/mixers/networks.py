@@ -10,6 +10,7 @@ from mixcore.discovery.capabilities import check_network
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import missing_of_backbone
+from mixcore.networks.classifier import class_count
 from mixcore.networks.network import Network, capabilities
 from mixcore.networks.stages import stage_names
 from mixcore.step.precision import Precision
@@ -29,9 +30,7 @@ def check_interface(model: nn.Module, who: str) -> None:
 
 def check_classes(model: nn.Module, num_classes: int) -> None:
     """Refuse a network whose classifier has another number of classes; one that does not say is left alone."""
-    classifier = getattr(model, "get_classifier", lambda: None)()
-    width = {nn.Linear: "out_features", nn.Conv2d: "out_channels"}
-    found = next((getattr(classifier, name) for kind, name in width.items() if isinstance(classifier, kind)), None)
+    found = class_count(model)
     if found is not None and found != num_classes:
         raise ConfigError(
             f"the classifier of {type(model).__name__} has {found} classes, and num_classes={num_classes} was said; "
@@ -51,11 +50,11 @@ def seen_network(plugins: Plugins, model: nn.Module | None, num_classes: int, pr
         return no_network(plugins, "asks for no probe")
     check_interface(model, "a method that looks at the network")
     check_network(plugins, capabilities(model), stage_names(model))
-    mixers = [item.declared for item in plugins.selected if item.role == "mix"]
+    looking = [item.declared for item in plugins.selected if item.role in ("mix", "saliency")]
     return Network(
         model,
-        stages=tuple(dict.fromkeys(stage for own in mixers for stage in own.stages)),
-        attention=any("attention" in own.needs for own in mixers),
+        stages=tuple(dict.fromkeys(stage for own in looking for stage in own.stages)),
+        attention=any("attention" in own.needs for own in looking),
         autocast=precision.autocast,
     )
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
 
-__all__ = ["as_map", "as_tokens", "grid_of", "prefix_tokens"]
+__all__ = ["as_map", "as_tokens", "grid_of", "is_channels_last", "prefix_tokens"]
 
 
 def prefix_tokens(model: nn.Module) -> int:
@@ -31,7 +31,7 @@ def as_map(model: nn.Module, raw: Tensor, height: int, width: int) -> Tensor:
     Takes [M,C,h,w], [M,h,w,C] of networks whose `output_fmt` is NHWC, and tokens [M,P+T,C], whose prefix is dropped.
     """
     if raw.ndim == 4:
-        return raw.permute(0, 3, 1, 2) if _is_channels_last(model) else raw
+        return raw.permute(0, 3, 1, 2) if is_channels_last(model) else raw
     if raw.ndim == 3:
         patches = _patches(model, raw, height, width)
         rows, columns = grid_of(patches.shape[1], height, width)
@@ -42,7 +42,7 @@ def as_map(model: nn.Module, raw: Tensor, height: int, width: int) -> Tensor:
 def as_tokens(model: nn.Module, raw: Tensor) -> Tensor:
     """Output of forward_features as [M,T,D]: final positions in row order, without prefix tokens."""
     if raw.ndim == 4:
-        return raw.flatten(1, 2) if _is_channels_last(model) else raw.flatten(2).transpose(1, 2)
+        return raw.flatten(1, 2) if is_channels_last(model) else raw.flatten(2).transpose(1, 2)
     if raw.ndim == 3:
         return raw[:, prefix_tokens(model) :]
     raise MixcoreError(f"{type(model).__name__} puts out {list(raw.shape)}, which has no positions")
@@ -61,5 +61,6 @@ def _is_grid(tokens: int, height: int, width: int) -> bool:
     return rows > 0 and rows * rows * width == tokens * height
 
 
-def _is_channels_last(model: nn.Module) -> bool:
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether feature maps come as [M,h,w,C]."""
     return getattr(model, "output_fmt", "NCHW") == "NHWC"

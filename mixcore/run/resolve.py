@@ -121,7 +121,7 @@ def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
         **tables,
     )
     resolved = config_to_tree(config)
-    places = frozenset(path for path, selected in _with_paths(selection) for path in _places(selected.plugin, path))
+    places = frozenset(place for path, selected in _with_paths(selection) for place in _places(selected.plugin, path))
     return Loaded(
         config=config,
         resolved=resolved,
@@ -137,9 +137,17 @@ def _with_paths(selection: Selection) -> Iterator[tuple[Path, Selected]]:
     for role in _PLUGIN_TABLES:
         chosen = getattr(selection, role)
         if isinstance(chosen, tuple):
-            yield from (((role, index), selected) for index, selected in enumerate(chosen))
+            for index, selected in enumerate(chosen):
+                yield from _with_held((role, index), selected)
         elif chosen is not None:
-            yield (role,), chosen
+            yield from _with_held((role,), chosen)
+
+
+def _with_held(path: Path, selected: Selected) -> Iterator[tuple[Path, Selected]]:
+    """A plugin and the saliencies that its options hold, theirs too."""
+    yield path, selected
+    for key, inside in selected.held.items():
+        yield from _with_held((*path, key), inside)
 
 
 def _places(table: Any, path: Path) -> Iterator[Path]:

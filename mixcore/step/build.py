@@ -13,10 +13,12 @@ import attrs
 import torch
 from torch import nn
 
+from mixcore.discovery.backbones import build_backbone_plugin
 from mixcore.discovery.capabilities import check_network
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import PluginCalls, has_wrapper
+from mixcore.networks.named import backbones_by
 from mixcore.networks.network import Network, capabilities
 from mixcore.networks.stages import stage_names
 from mixcore.rng import keyed_seed
@@ -116,7 +118,11 @@ def build_parts(
     """
     parts_of = {}
     for index, calls in enumerate(everyone):
-        with torch.random.fork_rng(devices=_devices_in_use()), _plain_defaults():
+        with (
+            torch.random.fork_rng(devices=_devices_in_use()),
+            _plain_defaults(),
+            backbones_by(build_backbone_plugin),
+        ):
             torch.manual_seed(keyed_seed(seed, "build_modules", index))
             parts_of[calls] = calls.build_modules(model=model, task=task)
         for part in parts_of[calls].values():
@@ -187,12 +193,11 @@ def install(
     compile: bool = False,  # noqa: A002
 ) -> RunPlugin:
     """A plugin with its parts, those that are networks prepared for the probe."""
-    attention = "attention" in _declared(calls, "needs")
     networks = {
         name: Network(
             part.module,
             stages=part.stages,
-            attention=attention and "attention" in capabilities(part.module),
+            attention=part.attention,
             compile=compile,
             autocast=precision.autocast,
             loss_scale=precision.loss_scale,

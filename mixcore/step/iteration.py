@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError, HookError
+from mixcore.evidence.memo import Memo
 from mixcore.evidence.probe import Probe
 from mixcore.hooks.calls import PluginCalls
 from mixcore.hooks.causes import rows_out_of_range
 from mixcore.networks.network import Network
+from mixcore.options import Saliency
 from mixcore.rng import keyed_generator
 from mixcore.step.groups import join_mixes
 from mixcore.step.precision import Precision
-from mixcore.types import ForwardOutput, Mix, Part, Stage, Step, Targets, Task
+from mixcore.types import Batch, ForwardOutput, Mix, Part, Stage, Step, Targets, Task
 
 __all__ = ["Iteration", "IterationSetup", "Report", "RunPlugin"]
 
@@ -88,7 +90,7 @@ class Iteration:
         self._images, self._labels, self._step = images, labels, step
         self._views: tuple[Mix, ...] = ()
         self._outputs: dict[int, tuple[Mix, ForwardOutput]] = {}
-        self._memo: dict[object, Tensor] = {}
+        self._memo = Memo()
         self._mixer: RunPlugin | None = None
         self._given: list[tuple[str, Tensor, int]] = []
         """Who named rows of the batch, which, and of how many: looked at after an error only."""
@@ -185,7 +187,7 @@ class Iteration:
         return mixer.calls.generate_mix(
             images=self._images if whole else self._images[rows],
             labels=self._labels if whole else self._labels[rows],
-            probe=self._probe(mixer),
+            probe=self._probe(mixer, step),
             modules=mixer.modules,
             task=self._setup.task,
             step=step,
@@ -281,7 +283,7 @@ class Iteration:
             "step": self._step,
         }
 
-    def _probe(self, plugin: RunPlugin) -> Probe:
+    def _probe(self, plugin: RunPlugin, step: Step | None = None) -> Probe:
         return Probe(
             self._setup.network,
             plugin.networks,
@@ -289,4 +291,29 @@ class Iteration:
             self._setup.precision.autocast,
             self._memo,
             compile=self._setup.compile,
+            ask=functools.partial(self._map_saliency, step or self._step),
+        )
+
+    def _map_saliency(self, step: Step, saliency: Saliency, images: Tensor, labels: Tensor) -> Tensor:
+        """The map of what an option holds, from its plugin at the first call of the iteration for these rows."""
+        calls = self._plugins.held.get(saliency)
+        if calls is None:
+            raise HookError(
+                f"the saliency {saliency.name!r} is held by no option of this run's plugins; hold it in a field: "
+                "saliency: Saliency = attrs.field(...)"
+            )
+        owner = self._setup.of(calls)
+        return self._memo.once(
+            calls,
+            images,
+            labels,
+            lambda: calls.map_saliency(
+                images=images,
+                labels=labels,
+                batch=Batch(images=images, labels=labels),
+                probe=self._probe(owner, step),
+                modules=owner.modules,
+                task=self._setup.task,
+                step=attrs.evolve(step, may_overwrite=False),
+            ),
         )

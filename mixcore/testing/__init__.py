@@ -1,6 +1,6 @@
 """What every plugin is held to: the contract, the checks that it is made of, and small networks to run them with.
 
-Importing this needs no pytest; only :class:`PluginContract` and :class:`MixerContract` do.
+Importing this needs no pytest; only :class:`PluginContract` and its subclasses do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mixcore.testing.readme import code_blocks, run_example
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
 if TYPE_CHECKING:
-    from mixcore.testing.contract import MixerContract, PluginContract
+    from mixcore.testing.contract import MixerContract, PluginContract, SaliencyContract
 
 __all__ = [
     "CHECKS",
@@ -24,6 +24,7 @@ __all__ = [
     "MixerContract",
     "NotApplicableError",
     "PluginContract",
+    "SaliencyContract",
     "Subject",
     "TinyConvNet",
     "Tripwire",
@@ -37,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MixerContract", "PluginContract"):
+    if name in ("MixerContract", "PluginContract", "SaliencyContract"):
         from mixcore.testing import contract
 
         return getattr(contract, name)

@@ -15,6 +15,7 @@ from mixcore.testing import (
     checks_options,
     checks_processes,
     checks_repeat,
+    checks_saliency,
     checks_step,
     checks_values,
 )
@@ -47,7 +48,7 @@ _TRAINED = ("options_round_trip", "two_training_steps", "state_round_trip", "two
 
 
 def checks_of(role: str) -> Mapping[str, Check]:
-    """Name -> check for plugins of a role: mix, labels, loss, extra, backbone or data."""
+    """Name -> check for plugins of a role: mix, saliency, labels, loss, extra, backbone or data."""
     if role == "mix":
         return CHECKS
     shared = _collect(checks_class)
@@ -59,4 +60,7 @@ def checks_of(role: str) -> Mapping[str, Check]:
         return {**shared, **BACKBONE_CHECKS, **some, **trained}
     own = {"labels": LABEL_CHECKS, "loss": LOSS_CHECKS}.get(role, {})
     host = {"nothing_is_read_on_the_host": CHECKS["nothing_is_read_on_the_host"]}
+    if role == "saliency":
+        some = {name: CHECKS[name] for name in ("options_round_trip", "two_training_steps", "state_round_trip")}
+        return {**shared, **_collect(checks_saliency), **host, **_collect(checks_options), **some}
     return {**shared, **own, **steps, **_collect(checks_hooks), **host, **_collect(checks_options), **trained}

@@ -10,7 +10,15 @@ import attrs
 
 from mixcore.config.structure import option_fields
 from mixcore.errors import ConfigError
-from mixcore.testing import checks_form, checks_isolation, checks_owners, checks_repeat, checks_step, checks_values
+from mixcore.testing import (
+    checks_form,
+    checks_isolation,
+    checks_owners,
+    checks_repeat,
+    checks_saliency,
+    checks_step,
+    checks_values,
+)
 from mixcore.testing.expect import expect
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
@@ -25,6 +33,7 @@ CHECKED: Mapping[str, tuple[Callable[[Harness], None], ...]] = {
         checks_isolation.batch_is_not_modified,
         *_STEP,
     ),
+    "saliency": (checks_saliency.saliency_is_a_map, checks_saliency.saliency_leaves_the_network, *_STEP),
     "labels": (checks_owners.label_weights, *_STEP),
     "loss": (checks_owners.the_loss_is_a_mean, *_STEP),
     "extra": (checks_step.the_batch_is_kept, *_STEP),

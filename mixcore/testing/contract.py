@@ -12,7 +12,7 @@ from mixcore.testing.checks import checks_of
 from mixcore.testing.expect import expect
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
-__all__ = ["MixerContract", "PluginContract"]
+__all__ = ["MixerContract", "PluginContract", "SaliencyContract"]
 
 
 class PluginContract:
@@ -58,3 +58,9 @@ class MixerContract(PluginContract):
     """Holds a mixer to every check of :data:`mixcore.testing.CHECKS`."""
 
     role = "mix"
+
+
+class SaliencyContract(PluginContract):
+    """Holds a saliency to every check of its role: its map, and that asking for it changes nothing."""
+
+    role = "saliency"

@@ -9,9 +9,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Generator, Tensor, nn
 
-from mixcore.api import Mix, draw_partners, hookimpl, send
+from mixcore.api import Mix, Probe, Saliency, as_saliency, draw_partners, hookimpl, send
 
-__all__ = ["Columns", "Neighbours", "TinyConvNet", "tiny_network", "tiny_vit"]
+__all__ = ["Columns", "Neighbours", "Shown", "TinyConvNet", "tiny_network", "tiny_vit"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -62,6 +62,25 @@ class Neighbours:
         lam = own[:, 0, 0].float().mean(1) if self.lam is None else self.lam
         mix = Mix.pair(torch.where(own, images, images[partner]), partner, lam, own.float())
         return attrs.evolve(mix, sources=(mix.sources + self.turned) % count)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Shown:
+    """The mixer that a saliency is checked with: it leaves the batch as it is and notes the map."""
+
+    role = "mix"
+    spec_version = (1, 2)
+
+    saliency: Saliency = attrs.field(converter=as_saliency)
+    """What is asked."""
+    times: int = 1
+    """How often it is asked."""
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe) -> Mix:
+        """A clean mix whose note `saliency` is the map."""
+        maps = [probe.saliency(self.saliency, images, labels) for _ in range(self.times)]
+        return Mix.clean(images, notes={"saliency": maps[-1]})
 
 
 class TinyConvNet(nn.Module):

@@ -6,7 +6,7 @@ them, with a mixer that pastes columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import attrs
@@ -26,7 +26,7 @@ from mixcore.hooks.calls import PluginCalls
 from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
-from mixcore.testing.fakes import Columns, tiny_network
+from mixcore.testing.fakes import Columns, Shown, tiny_network
 from mixcore.types import LabelKind
 
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
@@ -133,6 +133,8 @@ class Harness:
         tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": _LOSSES[self.kinds[0]]}
         if self.role in ("mix", "labels", "loss", "extra"):
             tables[self.role] = own
+        if self.role == "saliency":
+            tables["mix"] = Shown(saliency=own)
         if mix is not None:
             tables["mix"] = mix
         plugins = build_method_plugins(**tables)
@@ -144,7 +146,13 @@ class Harness:
 
     def owner(self, plugins: Plugins) -> PluginCalls:
         """The calls into the plugin that is checked; in a manager of its own where a training step has no such role."""
-        owners = {"mix": plugins.mixers, "labels": (plugins.labels,), "loss": (plugins.loss,), "extra": plugins.extras}
+        owners = {
+            "mix": plugins.mixers,
+            "saliency": plugins.saliencies,
+            "labels": (plugins.labels,),
+            "loss": (plugins.loss,),
+            "extra": plugins.extras,
+        }
         if self.role in owners:
             return owners[self.role][0]
         manager, plugin = new_manager(), self.rebuilt(self.subject.options)
@@ -205,7 +213,8 @@ class Harness:
                 return self.owner(plugins).build_backbone(task=task)
         if self.subject.network is not None:
             return self.subject.network(classes, size, channels)
-        needs: Collection[str] = getattr(self.owner(plugins).plugin, "needs", ())
+        asking = (self.owner(plugins), *plugins.saliencies)
+        needs = {need for calls in asking for need in getattr(calls.plugin, "needs", ())}
         return tiny_network(needs, classes, size, channels, stages=self.subject.stages)
 
     def batch(

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
+from mixcore.evidence.memo import Memo
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.networks.network import Network
+from mixcore.options import Saliency
 from mixcore.types import Targets
 
 CLASSES = 5
@@ -285,6 +287,7 @@ def test_every_saliency_is_a_map_that_is_not_negative(images, labels) -> None:
         "attention": (3, 4, 4),
         "spectral_residual": (3, 32, 32),
         "fine_grained": (3, 32, 32),
+        "uniform": (3, 32, 32),
     }
 
 
@@ -314,9 +317,54 @@ def test_needs_and_stages_of_saliencies() -> None:
         "attention": {"attention"},
         "spectral_residual": frozenset(),
         "fine_grained": frozenset(),
+        "uniform": frozenset(),
     }
     assert saliency_stages("feature") == (-1,)
     assert saliency_stages("input_grad") == ()
+
+
+def test_every_method_looks_at_a_part_by_its_name(images, labels) -> None:
+    student, teacher = resnet(), resnet()
+    with torch.no_grad():
+        teacher.fc.weight.mul_(2)
+    teacher.requires_grad_(False).eval()
+    part = Network(teacher, stages=(-1,))
+    probe = Probe(Network(student, stages=(-1,)), {"teacher": part}, criterion, nullcontext)
+    alone = Probe(part, {}, criterion, nullcontext)
+    for ask in (
+        lambda probe, **network: probe.input_gradient(images, labels, **network),
+        lambda probe, **network: probe.class_activation(images, labels, **network),
+        *(
+            lambda probe, name=name, **network: probe.saliency(name, images, labels, **network)
+            for name in ("input_grad", "feature", "class_activation", "fine_grained")
+        ),
+    ):
+        own, of_part = ask(probe), ask(probe, network="teacher")
+        torch.testing.assert_close(of_part, ask(alone), rtol=0, atol=0)
+        assert ask(probe, network="teacher") is of_part
+        assert own is not of_part
+    assert not torch.equal(
+        probe.input_gradient(images, labels), probe.input_gradient(images, labels, network="teacher")
+    )
+    with pytest.raises(MixcoreError, match="no part 'other'"):
+        probe.saliency("input_grad", images, labels, network="other")
+
+
+def test_a_saliency_of_an_option_is_asked_through_the_run(images, labels) -> None:
+    held = Saliency("feature")
+    asked = []
+
+    def ask(saliency, images, labels):
+        asked.append(saliency)
+        return images.mean(1)
+
+    probe = Probe(Network(resnet()), {}, criterion, nullcontext, ask=ask)
+    assert torch.equal(probe.saliency(held, images, labels), images.mean(1))
+    assert asked == [held]
+    with pytest.raises(MixcoreError, match=r"'feature' chooses its network itself; leave out network="):
+        probe.saliency(held, images, labels, network="teacher")
+    with pytest.raises(MixcoreError, match="'feature' belongs to no run"):
+        probe_of(resnet()).saliency(held, images, labels)
 
 
 def test_an_unknown_saliency_is_refused(images, labels) -> None:
@@ -329,7 +377,7 @@ def test_each_is_computed_once_for_a_batch(images, labels) -> None:
     forwards = []
     module.register_forward_pre_hook(lambda *_: forwards.append(1))
     module.conv1.register_forward_pre_hook(lambda *_: forwards.append(1))
-    memo: dict[Any, Any] = {}
+    memo = Memo()
     network = Network(module)
     first, second = (Probe(network, {}, criterion, nullcontext, memo) for _ in range(2))
     saliency = first.saliency("input_grad", images, labels)

@@ -24,6 +24,7 @@ from mixcore.hooks.calls import PluginCalls
 from mixcore.step.step import TrainingStep
 from mixcore.step.trained import DIFFERENCES
 from mixcore.testing import TinyConvNet
+from mixcore.testing.fakes import Shown
 from mixcore.types import Task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
@@ -175,6 +176,17 @@ def test_hook_preview_mix() -> None:
         torch.testing.assert_close(mix.mask.mean((1, 2, 3)), mix.lam)
     assert step.has_previews
     assert not step_with(mix=examples("generate_mix").Halves()).has_previews
+
+
+def test_hook_map_saliency() -> None:
+    saliency = examples("map_saliency").Centre(fall=3.0)
+    step = step_with(mix=Shown(saliency=saliency))
+    mix, _ = step.mix_batch(*batch(), mixer=0)
+    found = mix.notes["saliency"]
+    assert found.shape == (4, 8, 8)
+    torch.testing.assert_close(found, found.flip(1, 2))
+    torch.testing.assert_close(found[0, 3, 3], torch.tensor(-3.0 * 0.125 * 2**0.5).exp())
+    assert found[0, 0, 0] < found[0, 3, 3]
 
 
 def test_hook_mix_labels() -> None:

@@ -562,7 +562,11 @@ def test_refusals_say_what_would_work():
         mixer(*batch())
 
 
-def test_saliency_says_what_it_needs():
-    assert PuzzleMix().needs == frozenset()
-    assert PuzzleMix(saliency="attention").needs == {"attention"}
-    assert PuzzleMix(saliency="feature").stages == (-1,)
+def test_any_saliency_arranges_the_puzzle():
+    tables = ("feature", {"name": "teacher_class_probability", "teacher": network()})
+    masks = [
+        mixcore.create_mixer("puzzlemix", num_classes=5, model=network(), saliency=table)(*batch(), iteration=2).masks
+        for table in tables
+    ]
+    assert masks[0].shape == masks[1].shape
+    assert not torch.equal(*masks)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixcore_plugin_saliencymix import SaliencyMix, boxes_at, onoff8, peaks, saliencymix
+from mixcore_plugin_saliencymix import OnOff8, SaliencyMix, boxes_at, onoff8, peaks, saliencymix
 from mixcore_plugin_saliencymix.onoff import bytes_of
 
 from mixcore.api import ConfigError, OptionValueError, fine_grained
 from mixcore.mixers import create_mixer, create_step
-from mixcore.testing import MixerContract, TinyConvNet, run_example, tiny_vit
+from mixcore.testing import MixerContract, SaliencyContract, TinyConvNet, run_example, tiny_vit
 
 
 class TestContract(MixerContract):
@@ -35,6 +35,10 @@ class TestContractOnOff(MixerContract):
     plugin = "saliencymix"
     options = {"saliency": "onoff8"}
     left_out = ("two_processes",)
+
+
+class TestOnOffContract(SaliencyContract):
+    plugin = "onoff8"
 
 
 class TestContractInputGradient(MixerContract):
@@ -168,7 +172,7 @@ def test_coarse_maps_put_the_peak_into_the_middle_of_their_cell():
     assert abs(column - 19.5) <= 0.5
 
 
-@pytest.mark.parametrize("saliency", ["input_grad", "feature", "class_activation", "spectral_residual"])
+@pytest.mark.parametrize("saliency", ["input_grad", "feature", "class_activation", "spectral_residual", "onoff8"])
 def test_any_saliency_of_the_list(saliency):
     step = create_step(
         TinyConvNet(5),
@@ -251,7 +255,7 @@ def test_a_saliency_that_the_backbone_lacks_names_others_that_work():
         create_step(TinyConvNet(5), mix={"name": "saliencymix", "saliency": "attention"}, num_classes=5, iterations=1)
     message = str(caught.value)
     assert "needs attention of the backbone" in message
-    assert 'set saliency = "fine_grained" of saliencymix' in message
+    assert 'take another plugin in place of attention (saliency = "fine_grained" looks at the image alone)' in message
     with pytest.raises(ConfigError, match="needs class_activation of the backbone"):
         create_step(
             tiny_vit(5, (16, 16)),
@@ -261,10 +265,12 @@ def test_a_saliency_that_the_backbone_lacks_names_others_that_work():
         )
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"prob": 2.0}, {"saliency": "random"}, {"std": (1.0, 0.0, 1.0)}])
+@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"prob": 2.0}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SaliencyMix(**options)
+    with pytest.raises(ValueError, match="std"):
+        OnOff8(std=(1.0, 0.0, 1.0))
 
 
 def test_the_example_of_the_readme_runs():

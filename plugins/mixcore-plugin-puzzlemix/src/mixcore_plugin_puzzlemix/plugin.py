@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import attrs
 import torch
@@ -12,20 +11,19 @@ from attrs.validators import ge, gt, le, lt
 from torch import Generator, Tensor
 
 from mixcore.api import (
-    SALIENCY,
     Mix,
     OptionValueError,
     Probe,
+    Saliency,
     Step,
     Task,
     all_positive,
+    as_saliency,
     beta,
     block_shares,
     draw_partners,
     happens,
     hookimpl,
-    saliency_needs,
-    saliency_stages,
     send,
     uniforms,
     unmixed,
@@ -36,16 +34,13 @@ from mixcore_plugin_puzzlemix.relaxed import turn
 
 __all__ = ["PuzzleMix"]
 
-Saliency = Literal["input_grad", "feature", "class_activation", "attention", "spectral_residual", "fine_grained"]
 Channels = tuple[float, ...] | None
 
 
-def _saliency_fits(mixer: PuzzleMix, _: object, value: str) -> None:
-    if value not in SALIENCY:
-        raise ValueError(f"expected one of {', '.join(SALIENCY)}, found {value!r}")
-    if value != "input_grad" and (mixer.clean_lam > 0 or mixer.adv_p > 0):
+def _saliency_fits(mixer: PuzzleMix, _: object, value: Saliency) -> None:
+    if value.name != "input_grad" and (mixer.clean_lam > 0 or mixer.adv_p > 0):
         raise ValueError(
-            f"clean_lam > 0 and adv_p > 0 are made from the input gradient, found saliency = {value!r}; "
+            f"clean_lam > 0 and adv_p > 0 are made from the input gradient, found saliency = {value.name!r}; "
             'leave it at "input_grad", or set clean_lam = 0 and adv_p = 0'
         )
 
@@ -88,22 +83,12 @@ class PuzzleMix:
     """Chance, for the own and for the partner images of an iteration, of adversarial noise."""
     adv_eps: float = attrs.field(default=10.0, validator=[ge(0), le(255)])
     """Largest noise, in 255ths of a pixel's range."""
-    saliency: Saliency = attrs.field(default="input_grad", validator=_saliency_fits)
-    """Where saliency comes from."""
+    saliency: Saliency = attrs.field(default=Saliency("input_grad"), converter=as_saliency, validator=_saliency_fits)
+    """Where saliency comes from: any plugin of that role."""
     mean: Channels = None
     """Mean per channel that the images were normalised with; default: the task's."""
     std: Channels = attrs.field(default=None, validator=all_positive)
     """Standard deviation per channel that the images were normalised with; default: the task's."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the chosen saliency needs of the backbone."""
-        return saliency_needs(self.saliency)
-
-    @property
-    def stages(self) -> tuple[str | int, ...]:
-        """Stages that the chosen saliency reads."""
-        return saliency_stages(self.saliency)
 
     @hookimpl
     def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe, task: Task, step: Step, rng: Generator) -> Mix:
@@ -190,7 +175,7 @@ class PuzzleMix:
 
     def _saliency(self, images: Tensor, labels: Tensor, probe: Probe) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
         """Saliency [N,h,w], the gradient [N,C,H,W] that it was made from (or itself), and the clean term."""
-        if self.saliency != "input_grad":
+        if self.saliency.name != "input_grad":
             saliency = probe.saliency(self.saliency, images, labels)
             return saliency, saliency, {}
         losses: dict[str, Tensor] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mixcore_plugin_saliencymix.onoff import onoff8
+from mixcore_plugin_saliencymix.onoff import OnOff8, onoff8
 from mixcore_plugin_saliencymix.saliencymix import SaliencyMix, boxes_at, peaks, saliencymix
 from mixcore_plugin_saliencymix.version import __version__
 
-__all__ = ["SaliencyMix", "__version__", "boxes_at", "onoff8", "peaks", "saliencymix"]
+__all__ = ["OnOff8", "SaliencyMix", "__version__", "boxes_at", "onoff8", "peaks", "saliencymix"]

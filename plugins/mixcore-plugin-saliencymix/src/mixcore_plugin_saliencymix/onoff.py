@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import OptionValueError, send
+from mixcore.api import OptionValueError, Task, all_positive, hookimpl, send
 
-__all__ = ["bytes_of", "onoff8"]
+__all__ = ["OnOff8", "bytes_of", "onoff8"]
 
 SCALES = (12, 24, 48, 28, 56, 112)
 
@@ -28,7 +29,7 @@ def bytes_of(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     channels = images.shape[1]
     if len(mean) != channels or len(std) != channels:
         raise OptionValueError(
-            f"saliencymix: mean and std have {len(mean)} and {len(std)} numbers, found images of {channels} channels; "
+            f"onoff8: mean and std have {len(mean)} and {len(std)} numbers, found images of {channels} channels; "
             "set both to one number per channel"
         )
     shift, scale = (
@@ -104,3 +105,21 @@ def _scaled(contrast: Tensor) -> Tensor:
     """Scaled to a largest value of 255, rounded down."""
     largest = contrast.amax((1, 2), keepdim=True).clamp(min=1)
     return (contrast * 255).div(largest, rounding_mode="floor").float()
+
+
+@attrs.define(eq=False, kw_only=True)
+class OnOff8:
+    """The saliency detector of the published SaliencyMix code, on 8-bit images, for comparison with it."""
+
+    role = "saliency"
+    spec_version = (1, 2)
+
+    mean: tuple[float, ...] | None = None
+    """Mean per channel that the images were normalised with; default: the task's."""
+    std: tuple[float, ...] | None = attrs.field(default=None, validator=all_positive)
+    """Standard deviation per channel that the images were normalised with; default: the task's."""
+
+    @hookimpl
+    def map_saliency(self, images: Tensor, task: Task) -> Tensor:
+        """[N,H,W] float32 in [0,1]."""
+        return onoff8(bytes_of(images, self.mean or task.mean, self.std or task.std))

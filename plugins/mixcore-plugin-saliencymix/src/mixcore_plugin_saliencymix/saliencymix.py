@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import attrs
 import torch
-from attrs.validators import ge, in_, le, lt
+from attrs.validators import ge, le, lt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from mixcore.api import (
-    SALIENCY,
     Mix,
     Probe,
-    Task,
-    all_positive,
+    Saliency,
+    as_saliency,
     beta,
     boxes_around,
     boxes_lam,
     draw_partners,
     happens,
     hookimpl,
-    saliency_needs,
-    saliency_stages,
     select_boxes,
     send,
     unmixed,
 )
-from mixcore_plugin_saliencymix.onoff import bytes_of, onoff8
 
 __all__ = ["SaliencyMix", "boxes_at", "peaks", "saliencymix"]
-
-Saliency = Literal[
-    "fine_grained", "onoff8", "input_grad", "feature", "class_activation", "attention", "spectral_residual"
-]
 
 
 def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
@@ -85,25 +76,11 @@ class SaliencyMix:
     """Chance that a batch is mixed, one draw per batch."""
     per_sample_box: bool = True
     """Each box around the peak of that image's own partner; false: one box for the batch, from the first partner."""
-    saliency: Saliency = attrs.field(default="fine_grained", validator=in_((*SALIENCY, "onoff8")))
-    """Where saliency comes from; "onoff8" repeats the detector of the published code on 8-bit images."""
-    mean: tuple[float, ...] | None = None
-    """Mean per channel that the images were normalised with, for "onoff8"; default: the task's."""
-    std: tuple[float, ...] | None = attrs.field(default=None, validator=all_positive)
-    """Standard deviation per channel that the images were normalised with, for "onoff8"; default: the task's."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the chosen saliency needs of the backbone."""
-        return saliency_needs(self.saliency)
-
-    @property
-    def stages(self) -> tuple[str | int, ...]:
-        """Stages that the chosen saliency reads."""
-        return saliency_stages(self.saliency)
+    saliency: Saliency = attrs.field(default=Saliency("fine_grained"), converter=as_saliency)
+    """Where saliency comes from: any plugin of that role; "onoff8" repeats the published code's on 8-bit images."""
 
     @hookimpl
-    def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe, task: Task, rng: Generator) -> Mix:
+    def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe, rng: Generator) -> Mix:
         """The batch with boxes pasted; the batch itself where mixing is off or `prob` was missed."""
         if self.alpha == 0 or not happens(self.prob, rng):
             return unmixed(images)
@@ -112,14 +89,8 @@ class SaliencyMix:
         order = draw_partners("permutation", count, rng)
         partner = send(order, images.device)
         if self.per_sample_box:
-            centres = peaks(self._saliency(images, labels, probe, task), height, width).index_select(0, partner)
+            centres = peaks(probe.saliency(self.saliency, images, labels), height, width).index_select(0, partner)
         else:
             first = slice(int(order[0]), int(order[0]) + 1)
-            centres = peaks(self._saliency(images[first], labels[first], probe, task), height, width).expand(count, 2)
+            centres = peaks(probe.saliency(self.saliency, images[first], labels[first]), height, width).expand(count, 2)
         return saliencymix(images, partner, centres, lam)
-
-    def _saliency(self, images: Tensor, labels: Tensor, probe: Probe, task: Task) -> Tensor:
-        """[N,h,w] of the unmixed images."""
-        if self.saliency != "onoff8":
-            return probe.saliency(self.saliency, images, labels)
-        return onoff8(bytes_of(images, self.mean or task.mean, self.std or task.std))

@@ -1,0 +1,1 @@
+"""The builtin saliencies: of the image, of the trained network, of a teacher."""
