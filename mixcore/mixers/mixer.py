@@ -113,11 +113,13 @@ class Mixer(nn.Module):
             epochs=_ENDLESS,
             iteration=self._next if iteration is None else iteration,
             iterations=_ENDLESS,
+            may_overwrite=setup.overwrite[0],
             seed=seed_here(self._seed) if iteration is None else self._seed,
             group=rank(self._rank),
             device=images.device,
         )
-        self._next = step.iteration + 1
+        # past torch's own setattr, which looks for parameters, at every call
+        self.__dict__["_next"] = step.iteration + 1
         with setup.precision.hooks(images.device):
             run = Iteration(setup, images, labels, step)
             chosen = 0 if self._only else run.choose()

@@ -169,7 +169,9 @@ class Iteration:
 
     def _generate(self, mixer: RunPlugin, group_size: int | None, overwrite: bool) -> Mix:
         rows = self._images.shape[0]
-        size = rows if group_size is None else group_size
+        if group_size is None:
+            return self._generate_group(mixer, 0, rows, self._step.group, overwrite)
+        size = group_size
         if rows % size:
             raise HookError(
                 f"[mix] group_size = {size} does not divide the {rows} images that this process has of a batch; "
@@ -181,7 +183,9 @@ class Iteration:
         return join_mixes(mixes, offsets, [size] * len(mixes), mixer.calls.label)
 
     def _generate_group(self, mixer: RunPlugin, offset: int, size: int, group: int, overwrite: bool) -> Mix:
-        step = attrs.evolve(self._step, group=group, may_overwrite=overwrite)
+        step = self._step
+        if (step.group, step.may_overwrite) != (group, overwrite):
+            step = attrs.evolve(step, group=group, may_overwrite=overwrite)
         whole = size == self._images.shape[0]
         rows = slice(offset, offset + size)
         return mixer.calls.generate_mix(

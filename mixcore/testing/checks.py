@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from mixcore.testing import (
     checks_class,
+    checks_device,
     checks_form,
     checks_graph,
     checks_hooks,
@@ -36,6 +37,7 @@ CHECKS: Mapping[str, Check] = _collect(
     checks_form,
     checks_values,
     checks_isolation,
+    checks_device,
     checks_hooks,
     checks_graph,
     checks_repeat,
@@ -59,8 +61,8 @@ def checks_of(role: str) -> Mapping[str, Check]:
         some = {name: steps[name] for name in ("any_batch_size", "same_seed_same_loss")}
         return {**shared, **BACKBONE_CHECKS, **some, **trained}
     own = {"labels": LABEL_CHECKS, "loss": LOSS_CHECKS}.get(role, {})
-    host = {"nothing_is_read_on_the_host": CHECKS["nothing_is_read_on_the_host"]}
+    run = _collect(checks_hooks, checks_device, checks_options)
     if role == "saliency":
         some = {name: CHECKS[name] for name in ("options_round_trip", "two_training_steps", "state_round_trip")}
-        return {**shared, **_collect(checks_saliency), **host, **_collect(checks_options), **some}
-    return {**shared, **own, **steps, **_collect(checks_hooks), **host, **_collect(checks_options), **trained}
+        return {**shared, **_collect(checks_saliency), **_collect(checks_device, checks_options), **some}
+    return {**shared, **own, **steps, **run, **trained}

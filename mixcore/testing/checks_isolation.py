@@ -1,20 +1,15 @@
-"""Checks that a mixer changes nothing but its result: batch, network, generators; and that it stays on the device."""
+"""Checks that a mixer changes nothing but its result: batch, network, generators."""
 
 from __future__ import annotations
-
-import traceback
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from mixcore.testing.expect import expect, expect_same_mix
 from mixcore.testing.harness import Harness
-from mixcore.testing.tripwire import HostReadError, Tripwire
 
 __all__ = [
     "batch_is_not_modified",
-    "nothing_is_read_on_the_host",
     "overwriting_gives_the_same_mix",
     "the_network_is_not_touched",
 ]
@@ -65,25 +60,3 @@ def _same(found: Tensor | bool, expected: Tensor | bool) -> bool:
     if isinstance(found, Tensor) and isinstance(expected, Tensor):
         return torch.equal(found, expected)
     return found is expected
-
-
-def nothing_is_read_on_the_host(harness: Harness) -> None:
-    """Nothing that came from the batch or from a network moves to the host inside a step."""
-    images, labels = harness.batch()
-    step = harness.step()
-    for iteration in range(3):
-        try:
-            with ExitStack() as stack:
-                if images.is_cuda:
-                    stack.callback(torch.cuda.set_sync_debug_mode, torch.cuda.get_sync_debug_mode())
-                    torch.cuda.set_sync_debug_mode("error")
-                step(images.as_subclass(Tripwire), labels.as_subclass(Tripwire), epoch=0, iteration=iteration)
-        except HostReadError as error:
-            raise AssertionError(f"{error} ({_place(error)})") from error
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the traceback that is neither torch's nor the tripwire's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/torch/" not in frame.filename and "tripwire" not in frame.filename]
-    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "place unknown"

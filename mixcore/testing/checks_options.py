@@ -11,6 +11,7 @@ import attrs
 from mixcore.config.structure import option_fields
 from mixcore.errors import ConfigError
 from mixcore.testing import (
+    checks_device,
     checks_form,
     checks_isolation,
     checks_owners,
@@ -24,7 +25,7 @@ from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
 __all__ = ["every_option_value"]
 
-_STEP = (checks_repeat.two_training_steps, checks_isolation.nothing_is_read_on_the_host)
+_STEP = (checks_repeat.two_training_steps, checks_device.two_steps_on_another_device)
 CHECKED: Mapping[str, tuple[Callable[[Harness], None], ...]] = {
     "mix": (
         checks_form.heights_and_widths,

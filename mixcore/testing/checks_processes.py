@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
+from mixcore.run.launch import loopback
 from mixcore.testing.expect import expect
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
@@ -32,7 +34,7 @@ def two_processes(harness: Harness) -> None:
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise NotApplicableError(f"the plugin cannot be sent to another process ({error})") from error
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_process, (subject, folder), nprocs=2, start_method="spawn")
+        start_processes(_process, (subject, folder, loopback()), nprocs=2, start_method="spawn")
         found = [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(2)]
     images, labels = harness.batch(2 * ROWS)
     alone = harness.step(group_size=ROWS)
@@ -46,11 +48,12 @@ def two_processes(harness: Harness) -> None:
         expect(same, f"{name} differs between two processes after two steps")
 
 
-def _process(rank: int, pickled: bytes, folder: str) -> None:
+def _process(rank: int, pickled: bytes, folder: str, interface: str) -> None:
     """What each process runs: two steps on its share of the batch, results left in the folder."""
     subject: Subject = pickle.loads(pickled)
     torch.set_num_threads(1)
     cuda = subject.device == "cuda"
+    os.environ["GLOO_SOCKET_IFNAME"] = interface  # nothing listens to the network
     # one device is enough: gloo exchanges the gradients of two processes that share it
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:

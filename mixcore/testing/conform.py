@@ -10,23 +10,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pluggy
-import torch
-
-import mixcore
 from mixcore.errors import MixcoreError
 from mixcore.testing.checks import checks_of
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
+from mixcore.testing.places import place_of
 
 __all__ = ["run_checks"]
-
-OTHERS = tuple(str(Path(module.__file__ or "").parent) for module in (mixcore, pluggy, torch))
-"""Folders whose lines of a traceback say nothing about the plugin."""
 
 Write = Callable[[Mapping[str, Any]], None]
 
@@ -71,10 +64,7 @@ def _detail(error: Exception) -> str:
     if isinstance(error, AssertionError | MixcoreError):
         said = str(error) or "an assertion of the plugin failed"
     else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not frame.filename.startswith(OTHERS)]
-        place = f" ({own[-1].filename}:{own[-1].lineno}: {own[-1].line})" if own else ""
-        said = f"{type(error).__name__}: {error}{place}"
+        said = f"{type(error).__name__}: {error}{place_of(error)}"
     return "; ".join([said, *getattr(error, "__notes__", ())])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mixcore.errors import MixcoreError
 
-__all__ = ["HostReadError", "Tripwire"]
+__all__ = ["HostReadError", "Tripwire", "host_read"]
 
 _READERS = frozenset(
     (
@@ -28,6 +28,14 @@ _READERS = frozenset(
 
 class HostReadError(MixcoreError):
     """A value that came from the batch or from a network was read on the host."""
+
+
+def host_read(what: str) -> HostReadError:
+    """The error for something that reads, in the words of who wrote it."""
+    return HostReadError(
+        f"{what} reads on the host what came from the batch or from a network, which stalls an accelerator; "
+        "keep it a tensor (torch.where, gather, masks), or draw the number from rng"
+    )
 
 
 class Tripwire(torch.Tensor):
@@ -48,10 +56,7 @@ class Tripwire(torch.Tensor):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         if name in _READERS or _reads(name, args, kwargs):
-            raise HostReadError(
-                f"{name} reads on the host what came from the batch or from a network, which stalls an accelerator; "
-                "keep it a tensor (torch.where, gather, masks), or draw the number from rng"
-            )
+            raise host_read(name)
         result = super().__torch_function__(func, types, args, kwargs)  # type: ignore[arg-type]
         if isinstance(result, torch.device) and result.type == "cpu":
             return torch.device("cpu", 0)

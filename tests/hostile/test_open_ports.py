@@ -6,6 +6,7 @@ import ipaddress
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,30 @@ def test_nproc_listens_on_the_loopback_interface_alone(toy_config: Path, monkeyp
     assert len(family) >= 3, "the launcher and two processes"
     assert found, "the processes that exchange gradients were not seen to listen at all"
     assert [address for address in found if not address.is_loopback] == []
+
+
+@pytest.mark.ddp
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system's list of sockets is read from /proc")
+def test_the_contract_on_two_processes_listens_on_the_loopback_interface_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere")  # what the check does not set itself fails
+    found = []
+    with subprocess.Popen([sys.executable, "-c", TWO_PROCESSES]) as check:
+        while check.poll() is None:
+            with suppress(FileNotFoundError, ProcessLookupError):  # one of them ended just now
+                found += listening(processes_under(check.pid))
+            time.sleep(0.01)
+    assert check.returncode == 0
+    assert found, "the two processes were not seen to listen at all"
+    assert [address for address in found if not address.is_loopback] == []
+
+
+TWO_PROCESSES = """
+from mixcore.testing import CHECKS, Harness, Subject
+
+if __name__ == "__main__":
+    CHECKS["two_processes"](Harness(Subject(plugin="none")))
+"""
 
 
 def processes_under(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixcore.api import Data, Mix, Resident, Targets, Task, beta, blend, draw_partners, hookimpl
+from mixcore.api import Data, Mix, Resident, Targets, Task, beta, blend, draw_partners, hookimpl, send
 from mixcore.errors import BrokenPluginError
 from mixcore.testing import CHECKS, Harness, NotApplicableError, Subject, TinyConvNet
 from mixcore.testing.checks import checks_of
@@ -29,7 +29,7 @@ class Blend:
 
     @hookimpl
     def generate_mix(self, images: Any, rng: Any) -> Mix:
-        lam, partner = beta(1.0, rng), draw_partners("permutation", len(images), rng)
+        lam, partner = beta(1.0, rng), send(draw_partners("permutation", len(images), rng), images.device)
         return Mix.pair(blend(images, partner, lam), partner, lam if self.own else 1 - lam)
 
 
@@ -48,7 +48,7 @@ class BlendInside:
 
     @hookimpl
     def generate_mix(self, images: Any, rng: Any) -> Mix:
-        lam, partner = beta(1.0, rng), draw_partners("permutation", len(images), rng)
+        lam, partner = beta(1.0, rng), send(draw_partners("permutation", len(images), rng), images.device)
         weight = lam if self.own else 1 - lam
         return Mix.pair(images, partner, weight, stage=1, transform=lambda maps: torch.lerp(maps[partner], maps, lam))
 
@@ -236,7 +236,7 @@ BITES: list[tuple[type, str, str]] = [
     (MasksOnly, "any_mix", "NoneType"),
     (RandomWeights, "global_generators_are_left_alone", "generator of torch was used"),
     (RandomWeights, "same_seed_same_loss", "gave losses"),
-    (ReadsLogits, "nothing_is_read_on_the_host", "item reads on the host"),
+    (ReadsLogits, "two_steps_on_another_device", "item reads on the host"),
     (LossOfSeveral, "any_batch_size", "gradient of|std"),
     (LossOfClasses, "every_kind_of_labels", "ind"),
     (ChangesLabels, "the_batch_is_kept", "labels of the batch"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixcore.api import Mix, Targets, Task, draw_partners, hookimpl
+from mixcore.api import Mix, Targets, Task, draw_partners, hookimpl, send
 from mixcore.errors import BrokenPluginError
 from mixcore.testing import Harness, NotApplicableError, PluginContract, Subject, checks_of
 
@@ -53,6 +53,28 @@ class WritesIntoTheMix(Policy):
     def told(self, mix: Mix, labels: Tensor, weights: Tensor) -> Targets:
         mix.weights.copy_(weights)
         return mix.targets(labels)
+
+
+class CountsOnTheHost(Policy):
+    """Row numbers on the CPU, where the batch is elsewhere."""
+
+    def told(self, mix: Mix, labels: Tensor, weights: Tensor) -> Targets:
+        return mix.targets(labels, weights[torch.arange(len(weights))])
+
+
+class LeavesItsWeights(Policy):
+    def told(self, mix: Mix, labels: Tensor, weights: Tensor) -> Targets:
+        return Targets(labels=labels, sources=mix.sources, weights=torch.full(weights.shape, 0.5))
+
+
+class ReadsTheWeights(Policy):
+    def told(self, mix: Mix, labels: Tensor, weights: Tensor) -> Targets:
+        return mix.targets(labels, weights if weights.sum() > 0 else 1 - weights)
+
+
+class PicksWeights(Policy):
+    def told(self, mix: Mix, labels: Tensor, weights: Tensor) -> Targets:
+        return mix.targets(labels, weights[weights >= 0].view_as(weights))
 
 
 # --- options -------------------------------------------------------------------------------------------------------
@@ -113,6 +135,21 @@ class GoesBackward(Loss):
         loss = rows.mean()
         (0.1 * loss).backward(retain_graph=True)
         return loss
+
+
+class CountsOnTheHostInTheLoss(Loss):
+    def told(self, rows: Tensor, logits: Tensor, targets: Targets) -> Tensor:
+        return (rows * torch.ones(len(rows))).mean()
+
+
+class ReadsTheLoss(Loss):
+    def told(self, rows: Tensor, logits: Tensor, targets: Targets) -> Tensor:
+        return rows.mean() if rows.mean().item() > 0 else rows.sum() / len(rows)
+
+
+class PicksRowsOfTheLoss(Loss):
+    def told(self, rows: Tensor, logits: Tensor, targets: Targets) -> Tensor:
+        return rows[rows >= 0].sum() / len(rows)
 
 
 class ReadsUnsortedLabels(Loss):
@@ -184,26 +221,37 @@ class Seeds(Extra):
 
 
 @attrs.define(eq=False, kw_only=True)
-class Stripe:
+class Half:
     """A sound one: the left half of each image beside the right half of another."""
 
     role = "mix"
     provides = frozenset({"mask"})
 
-    side: Literal["left", "right"] = "left"
-    soft: bool = False
-
     @hookimpl
     def generate_mix(self, images: Tensor, rng: torch.Generator) -> Mix:
         count, _, height, width = images.shape
         own = torch.arange(width, device=images.device) < width // 2
-        mask = (own if self.side == "left" else ~own).float()[None, None, None].expand(count, 1, height, width)
-        partner = draw_partners("permutation", count, rng)
+        mask = (own if self.keeps() == "left" else ~own).float()[None, None, None].expand(count, 1, height, width)
+        partner = send(draw_partners("permutation", count, rng), images.device)
         return self.told(images, partner, mask)
+
+    def keeps(self) -> str:
+        return "left"
 
     def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
         mixed = torch.where(mask.bool(), images, images[partner])
         return Mix.pair(mixed, partner, mask.mean((1, 2, 3)), mask)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Stripe(Half):
+    """The same with options."""
+
+    side: Literal["left", "right"] = "left"
+    soft: bool = False
+
+    def keeps(self) -> str:
+        return self.side
 
 
 class VariesUndeclared(Stripe):
@@ -220,6 +268,36 @@ class SeedsInTheMix(Stripe):
     def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
         torch.manual_seed(0)
         return super().told(images, partner, mask)
+
+
+class CountsColumnsOnTheHost(Half):
+    def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
+        mask = mask * (torch.arange(mask.shape[-1]) >= 0)
+        return super().told(images, partner, mask)
+
+
+class LeavesPartnersOnTheHost(Half):
+    def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
+        return super().told(images, torch.arange(len(images)).roll(1), mask)
+
+
+class ReadsAPixel(Half):
+    def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
+        return super().told(images, partner, mask * float(images.mean().item() > -99))
+
+
+class PicksPixels(Half):
+    def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
+        mix = super().told(images, partner, mask)
+        return attrs.evolve(mix, notes={"kept": images[mask.expand_as(images) > 0].view(len(images), -1)})
+
+
+class ReadsItsDraws(Half):
+    """A sound one: what was drawn on the host may be read there."""
+
+    def told(self, images: Tensor, partner: Tensor, mask: Tensor) -> Mix:
+        kept = [1.0 if number >= 0 else 0.0 for number in torch.arange(3).tolist()]
+        return super().told(images, partner, mask * kept[int(torch.arange(3).numpy()[1])])
 
 
 class OneValueBroken(Stripe):
@@ -246,7 +324,7 @@ class LearntStripe:
 
     @hookimpl
     def generate_mix(self, images: Tensor, modules: Any, rng: torch.Generator) -> Mix:
-        partner = draw_partners("permutation", len(images), rng)
+        partner = send(draw_partners("permutation", len(images), rng), images.device)
         pair = torch.cat((images, images[partner]), 1)
         mask = self.cut(modules["mask"](pair.float()).sigmoid())
         mixed = (mask * images + (1 - mask) * images[partner]).to(images.dtype)
@@ -272,7 +350,9 @@ class CutsItsGraph(LearntStripe):
         return Mix.pair(mix.images.detach(), mix.partner, lam, masks, losses={"small": small})
 
 
-SOUND = [Policy, SumsToTwoAndSaysSo, Loss, Extra, Stripe, LearntStripe]
+SOUND = [Policy, SumsToTwoAndSaysSo, Loss, Extra, Half, Stripe, ReadsItsDraws, LearntStripe]
+_LEFT = r"\[\d+.*\] on the CPU.*send\(tensor, images\.device\).*test_one_fault_one_row\.py:\d+: "
+_READ = r" reads on the host what came from the batch.*test_one_fault_one_row\.py:\d+: "
 FAULTS: list[tuple[type, str, str]] = [
     (SumsToTwo, "label_weights", r"sum to \[2\.\d+.*divide by their sum"),
     (IndexesRows, "sources_are_followed", r"labels\[mix\.sources\]"),
@@ -295,6 +375,21 @@ FAULTS: list[tuple[type, str, str]] = [
     (Undecorated, "every_option_is_a_field", "alpha of class Undecorated is no option"),
     (OneUnannotated, "every_option_is_a_field", "annotate its every attrs.field"),
     (SharedDefault, "every_option_is_a_field", "default of sizes is one list that all instances share"),
+    (CountsColumnsOnTheHost, "two_steps_on_another_device", rf"mul of a tensor {_LEFT}mask = mask \*"),
+    (LeavesPartnersOnTheHost, "two_steps_on_another_device", rf"index of a tensor {_LEFT}mixed = "),
+    (ReadsAPixel, "two_steps_on_another_device", rf"item{_READ}.*images\.mean\(\)\.item"),
+    (PicksPixels, "two_steps_on_another_device", rf"__getitem__{_READ}.*mask\.expand_as"),
+    (CountsOnTheHost, "two_steps_on_another_device", rf"index of a tensor {_LEFT}return mix"),
+    (
+        LeavesItsWeights,
+        "two_steps_on_another_device",
+        r"mix_labels returned weights, a tensor \[6, 2\] on the C",
+    ),
+    (ReadsTheWeights, "two_steps_on_another_device", rf"item{_READ}return mix"),
+    (PicksWeights, "two_steps_on_another_device", rf"a boolean index{_READ}return mix"),
+    (CountsOnTheHostInTheLoss, "two_steps_on_another_device", rf"mul of a tensor {_LEFT}return \(rows"),
+    (ReadsTheLoss, "two_steps_on_another_device", rf"item{_READ}return rows\.mean"),
+    (PicksRowsOfTheLoss, "two_steps_on_another_device", rf"__getitem__{_READ}return rows\[rows"),
     (CutsItsGraph, "gradient_arrives", "reaches no part: the graph is cut"),
 ]
 
