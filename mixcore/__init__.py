@@ -1,6 +1,6 @@
 """mixcore: train image classifiers with mixup methods, compare the methods fairly, or write a new one.
 
-`create_mixer` and `create_step` bring any method into any loop. They are looked up when asked for, so that importing
+`create_mixer` and `create_step` bring any method into any loop, `as_backbone` any network to them. They are looked up when asked for, so that importing
 mixcore imports neither torch nor timm.
 """
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixcore.mixers import create_mixer, create_step
+    from mixcore.networks.backbone import as_backbone
 
     __version__: str
 
-__all__ = ["__version__", "create_mixer", "create_step"]
+__all__ = ["__version__", "as_backbone", "create_mixer", "create_step"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from mixcore import mixers
 
         return getattr(mixers, name)
+    if name == "as_backbone":
+        from mixcore.networks import backbone
+
+        return backbone.as_backbone
     raise AttributeError(f"module 'mixcore' has no attribute {name!r}")
 
 
