@@ -1,7 +1,7 @@
 """mixcore: train image classifiers with mixup methods, compare the methods fairly, or write a new one.
 
-`create_mixer` and `create_step` bring any method into any loop, `as_backbone` any network to them. They are looked up when asked for, so that importing
-mixcore imports neither torch nor timm.
+`create_mixer` and `create_step` bring any method into any loop, `as_backbone` any network to them. They are looked up
+when asked for, so that importing mixcore imports neither torch nor timm.
 """
 
 from __future__ import annotations

@@ -118,16 +118,16 @@ class Network:
                     first = transform(first)
         maps: dict[str | None, Tensor] = {None: images, FEATURES: first}
         maps.update(heard.maps)
-        stages = KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items())
+        kept = KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items())
         blocks = tuple(heard.attention) if attention else NoAttention()
         if head is None and not self.passes.split:
-            return ForwardOutput(logits=first.float(), stages=stages, attention=blocks)
+            return ForwardOutput(logits=first.float(), stages=kept, attention=blocks)
         pool = self._pool_as_now()
         pooled = None if head is None else pool(first)
         return ForwardOutput(
             logits=self.logits(first) if head is None else head(pooled).float(),
             features=first,
-            stages=stages,
+            stages=kept,
             attention=blocks,
             pool=pool,
             flatten=lambda raw: as_tokens(self.module, raw),
