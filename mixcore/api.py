@@ -11,6 +11,7 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count
 from mixcore.networks.layout import grid_of
 from mixcore.networks.network import capabilities
@@ -89,6 +90,7 @@ __all__ = [
     "Task",
     "UnreadableSampleError",
     "all_positive",
+    "as_backbone",
     "as_saliency",
     "beta",
     "beta_per_sample",

@@ -262,8 +262,7 @@ class ForwardOutput:
     """What one forward of a network gave: `logits` [M,K] float32, and what was asked for beside it."""
 
     logits: Tensor
-    features: Tensor
-    """What forward_features returned, with its graph."""
+    _features: Tensor | None = None
     stages: Mapping[Stage, Tensor] = attrs.field(factory=dict)
     """[M,C,h,w] maps of the stages asked for, under the names that were asked."""
     attention: tuple[Attention, ...] = ()
@@ -273,18 +272,31 @@ class ForwardOutput:
     _pooled: Tensor | None = None
 
     @property
+    def features(self) -> Tensor:
+        """What forward_features returned, with its graph. MixcoreError of a network without timm's interface."""
+        if self._features is None:
+            raise MixcoreError(
+                "this network is a plain module, whose forward gives logits but no features, pooled or tokens; "
+                "mixcore.as_backbone(module, features=..., classifier=...) gives it timm's interface, and a plugin "
+                'that reads them has needs = frozenset({"features"}) on its class'
+            )
+        return self._features
+
+    @property
     def pooled(self) -> Tensor:
         """[M,D] input of the head, computed at the first access."""
         if self._pooled is None:
+            features = self.features
             assert self._pool is not None
-            self._pooled = self._pool(self.features)
+            self._pooled = self._pool(features)
         return self._pooled
 
     @property
     def tokens(self) -> Tensor:
         """[M,T,D] features at the final positions, without prefix tokens."""
+        features = self.features
         assert self._flatten is not None
-        return self._flatten(self.features)
+        return self._flatten(features)
 
 
 @attrs.frozen(eq=False, kw_only=True)

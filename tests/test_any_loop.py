@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -17,7 +18,7 @@ import mixcore
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "any_loop.md").read_text()
 PARTS = re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##+ |\Z)", PAGE, flags=re.S | re.M)
 BLOCKS = [(heading, block) for heading, text in PARTS for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]
-NAMES = ["bare", "workers", "timm", "lightning", "transformers", "step", "accumulated"]
+NAMES = ["bare", "workers", "timm", "lightning", "transformers", "step", "accumulated", "plain", "wrapped"]
 CODE = {name: block for name, (_, block) in zip(NAMES, BLOCKS, strict=True)}
 
 # What these packages warn of when they train a toy on a machine without a GPU; none is about what the page does.
@@ -54,6 +55,8 @@ class Samples(torch.utils.data.Dataset[Any]):
 
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
+    if name in ("plain", "wrapped"):
+        return torchvision.models.resnet18(num_classes=10)
     if name != "transformers":
         return timm.create_model("resnet10t", num_classes=10)
     transformers = pytest.importorskip("transformers", reason="the page's Trainer needs transformers, a dev package")

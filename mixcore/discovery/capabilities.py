@@ -107,13 +107,16 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
     """
     faults = []
     offered = _listed(provided) or "none of these"
+    way_out = [] if set(provided) >= _INTERFACE else [_WAY_OUT]
     last = len(stage_names)
     for calls, own in _declarations(plugins):
-        missing = own.needs & NETWORK_NEEDS - set(provided)
+        asked = own.needs | ({"features"} & set(own.stages))
+        missing = asked & NETWORK_NEEDS - set(provided)
         if missing:
             remedies = [
                 *(f"set {option} of {calls.name}" for option in options_without(calls.plugin, missing, provided)),
                 f"name a [backbone] that has it{_where(missing)}",
+                *(way_out if missing - {"attention"} else []),
                 f"take another plugin in place of {calls.name}{_in_place_of(plugins, calls)}",
             ]
             faults.append(
@@ -124,7 +127,8 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
             continue
         faults += [
             f"{calls.label} wants stage {stage}, and this backbone has {_numbered(stage_names)}; "
-            f"choose one of these in the options of {calls.name}, or a [backbone] with more stages"
+            f"choose one of these in the options of {calls.name}, "
+            f"{''.join(f'{remedy}, ' for remedy in way_out)}or a [backbone] with more stages"
             for stage in own.stages
             if isinstance(stage, int) and not -last <= stage <= last
         ]
@@ -136,13 +140,20 @@ def _in_place_of(plugins: Plugins, calls: PluginCalls) -> str:
     return ' (saliency = "fine_grained" looks at the image alone)' if calls in plugins.saliencies else ""
 
 
+_INTERFACE = frozenset({"features", "head"})
+_WAY_OUT = (
+    'give this one timm\'s interface by mixcore.as_backbone(module, features="layer4", classifier="fc") (in a '
+    "[backbone] plugin from mixcore.api)"
+)
+
+
 def _numbered(stage_names: Sequence[str]) -> str:
     numbered = ", ".join(f"{k} ({name})" for k, name in enumerate(stage_names, 1))
     return f"stages 0 to {len(stage_names)}: 0 (the input), {numbered}" if numbered else "stage 0 (the input) only"
 
 
 def _where(missing: Collection[str]) -> str:
-    if {"attention", "tokens"} & set(missing):
+    if {"attention", "tokens"} & set(missing) and not _INTERFACE & set(missing):
         return " (a vision transformer such as vit_tiny_patch16_224)"
     if "class_activation" in missing:
         return " (one that averages over positions, such as resnet18)"

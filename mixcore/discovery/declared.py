@@ -23,7 +23,7 @@ DECLARATIONS = (
 NEAR = 0.8
 """How alike two names are, of 1, for one to be taken for a misspelt other."""
 
-NETWORK_NEEDS = frozenset({"attention", "stages", "tokens", "class_activation"})
+NETWORK_NEEDS = frozenset({"attention", "stages", "features", "head", "tokens", "class_activation"})
 """What a plugin may need of the backbone."""
 MIXER_NEEDS = frozenset({"mask"})
 """What a plugin may need of at least one mixer, and a mixer may provide: a mask that varies over the image."""

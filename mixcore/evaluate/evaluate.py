@@ -4,43 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mixcore.autocast import PRECISIONS, autocast_of
 from mixcore.errors import MixcoreError
 from mixcore.evaluate.metrics import Metric, add_up, default_metrics
+from mixcore.networks.interface import Passes, logits_of
+from mixcore.networks.modes import mode
 from mixcore.networks.network import Network
 from mixcore.types import Task
 
-__all__ = ["EvalLoader", "Predictors", "evaluate", "evaluation_mode"]
+__all__ = ["EvalLoader", "Predictors", "evaluate"]
 
 Predictors = Mapping[str, tuple[nn.Module, nn.Module | None]]
 """Name -> network and head; head None is the network's own, otherwise it maps pooled [N,D] to logits [N,K]."""
-
-_LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class EvalLoader(Protocol):
     """The part of a validation loader that is used here: normalised images and labels on the device."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
-@contextmanager
-def evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule has the mode that it had, whatever its parent's was."""
-    before = {module: module.training for root in modules for module in root.modules()}
-    try:
-        for module in before:
-            module.training = False
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
 
 
 def evaluate(
@@ -71,10 +58,10 @@ def evaluate(
     wanted = default_metrics(task, device) if metrics is None else metrics
     measured = {name: {key: _own_copy(metric, device) for key, metric in wanted.items()} for name in predictors}
     _share_buffers(modules)
-    with torch.no_grad(), evaluation_mode(modules):
+    with torch.no_grad(), mode(modules, False):
         for images, labels in loader.epoch(0):
             for network, named in heads.items():
-                with _autocast(device, precision):
+                with autocast_of(PRECISIONS[precision], device):
                     outputs = _outputs(network, named, images, (compiled or {}).get(network))
                 for name, logits in outputs.items():
                     own = logits.float()
@@ -121,24 +108,18 @@ def _by_network(predictors: Predictors) -> dict[nn.Module, dict[str, nn.Module |
 
 
 def _outputs(
-    network: Any, heads: Mapping[str, nn.Module | None], images: Tensor, compiled: Network | None
+    network: nn.Module, heads: Mapping[str, nn.Module | None], images: Tensor, compiled: Network | None
 ) -> dict[str, Tensor]:
     """Logits [N,K] per head of one network, from one pass over the images [N,C,H,W]."""
     own = all(head is None for head in heads.values())
     if own and compiled is None:
-        return dict.fromkeys(heads, network(images))
-    runs = network if compiled is None else compiled
-    features = runs.forward_features(images)
+        return dict.fromkeys(heads, logits_of(network(images)))
+    passes = Passes(network) if compiled is None else compiled.passes
     if own:
-        return dict.fromkeys(heads, runs.forward_head(features))
-    pooled = runs.forward_head(features, pre_logits=True)
-    return {name: runs.forward_head(features) if head is None else head(pooled) for name, head in heads.items()}
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    if precision not in _LOW_PRECISION:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_LOW_PRECISION[precision])
+        return dict.fromkeys(heads, passes.logits(images))
+    features = passes.first(images)
+    pooled = passes.head(features, pre_logits=True)
+    return {name: passes.head(features) if head is None else head(pooled) for name, head in heads.items()}
 
 
 def _share_buffers(modules: Iterable[nn.Module]) -> None:

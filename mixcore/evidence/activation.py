@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
+from mixcore.networks.interface import without_interface
 from mixcore.networks.layout import as_map
 from mixcore.networks.network import Network, capabilities
 from mixcore.networks.scales import looking_scale
@@ -22,6 +23,8 @@ def class_activation(network: Network, images: Tensor, labels: Tensor) -> Tensor
     is Grad-CAM (Selvaraju et al., ICCV 2017) times h·w. With `labels` float [N,K] the logits are weighted by them.
     In the network's present mode. MixcoreError where the head does not pool over positions.
     """
+    if not network.passes.split:
+        raise MixcoreError(f"class activation maps need features and head apart; {without_interface(network.module)}")
     if "class_activation" not in capabilities(network.module):
         raise MixcoreError(
             f"{type(network.module).__name__} has no class activation maps: its head reads a class token, or does not "

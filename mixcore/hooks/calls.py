@@ -20,7 +20,7 @@ from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.results import check_mix, check_number, check_saliency, check_scalar, check_sources, unexpected
 from mixcore.types import Data, Mix, Part, Targets
 
-__all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper", "missing_of_backbone"]
+__all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper"]
 
 HOOKS = (
     "check",
@@ -158,16 +158,10 @@ class PluginCalls:
         return data
 
     def build_backbone(self, **arguments: Any) -> nn.Module:
-        """The backbone, with the methods that the core calls."""
+        """The backbone: a module from images to logits."""
         network = self._call("build_backbone", arguments)
         if not isinstance(network, nn.Module):
             raise self._wrong("build_backbone", network, "a torch.nn.Module")
-        missing = missing_of_backbone(network)
-        if missing:
-            raise HookError(
-                f"build_backbone of {self.label} returned a {type(network).__name__} without {', '.join(missing)}; "
-                "a backbone has timm's forward_features, forward_head and get_classifier"
-            )
         return network
 
     def build_modules(self, **arguments: Any) -> dict[str, Part]:
@@ -261,11 +255,6 @@ class PluginCalls:
 def _moment(arguments: Mapping[str, Any]) -> str:
     step = arguments.get("step")
     return f" at epoch {step.epoch}, iteration {step.iteration}" if step is not None else ""
-
-
-def missing_of_backbone(network: nn.Module) -> list[str]:
-    """Names of timm's interface that the core calls and this network does not have."""
-    return [name for name in ("forward_features", "forward_head", "get_classifier") if not hasattr(network, name)]
 
 
 def has_wrapper(manager: pluggy.PluginManager, hook: str) -> bool:

@@ -38,7 +38,7 @@ class HookSpecs:
 
     @hookspec(firstresult=True)
     def build_backbone(self, task: Task) -> nn.Module:
-        """Owner of backbone: a network with timm's forward_features, forward_head, get_classifier, feature_info."""
+        """Owner of backbone: a module from images to logits; timm's interface offers more of it to plugins."""
         ...
 
     @hookspec(firstresult=True)

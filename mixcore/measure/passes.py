@@ -56,11 +56,12 @@ def count_passes(step: TrainingStep, images: Tensor, labels: Tensor, iterations:
 
 
 def _first_layers(step: TrainingStep) -> list[nn.Module]:
-    """The first layer of each network, of those that have `forward_features`, as backbones do.
+    """The first layer of each network: the trained one, those of its kind, and those that have `forward_features`.
 
     That is the first module with parameters and no modules inside: a transformer holds tokens itself.
     """
-    networks = [module for module in step.modules() if hasattr(module, "forward_features")]
+    kinds = type(step.model)
+    networks = [module for module in step.modules() if hasattr(module, "forward_features") or type(module) is kinds]
     layers = [next(filter(_is_layer, network.modules())) for network in networks]
     return list({id(layer): layer for layer in layers}.values())
 

@@ -44,10 +44,11 @@ def create_mixer(
     method. An instance of a plugin class, its own options set, may stand for the name; so may a table,
     {"name": "cutmix", "alpha": 0.2}, or a list of all these, which take turns by their probabilities.
 
-    `model` is the trained network with timm's `forward_features` and `forward_head`, for methods that look at it: the
-    bare module, also under DistributedDataParallel. `overwrite` grants the mixer the batch: it may then return mixed
-    images in the batch's own memory. Images are taken as they come; methods that work on pixels in [0,1] have options
-    `mean` and `std` for images that were normalised. Modules that a method brings (a teacher) are built for RGB images.
+    `model` is the trained network, for methods that look at it: a module from images to logits (or to an output with
+    `.logits`), bare also under DistributedDataParallel. `overwrite` grants the mixer the batch: it may then return
+    mixed images in the batch's own memory. Images are taken as they come; methods that work on pixels in [0,1] have
+    options `mean` and `std` for images that were normalised. Modules that a method brings (a teacher) are built for RGB
+    images.
 
     Raises ConfigError for unknown names and options, for a network of another number of classes, and for a method that
     is more than a mixed batch (own losses, trained parts, work after the optimizer step): that one comes whole from

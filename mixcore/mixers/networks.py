@@ -9,23 +9,12 @@ from torch import nn
 from mixcore.discovery.capabilities import check_network
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
-from mixcore.hooks.calls import missing_of_backbone
 from mixcore.networks.classifier import class_count
 from mixcore.networks.network import Network, capabilities
 from mixcore.networks.stages import stage_names
 from mixcore.step.precision import Precision
 
-__all__ = ["check_classes", "check_interface", "no_network", "seen_network"]
-
-
-def check_interface(model: nn.Module, who: str) -> None:
-    """Refuse a network without timm's interface; `who` takes those that have it. Raises ConfigError."""
-    missing = missing_of_backbone(model)
-    if missing:
-        raise ConfigError(
-            f"{type(model).__name__} has no {', '.join(missing)}; {who} takes networks with timm's interface, "
-            "such as timm.create_model('resnet18', num_classes=10)"
-        )
+__all__ = ["check_classes", "no_network", "seen_network"]
 
 
 def check_classes(model: nn.Module, num_classes: int) -> None:
@@ -48,7 +37,6 @@ def seen_network(plugins: Plugins, model: nn.Module | None, num_classes: int, pr
     check_classes(model, num_classes)
     if not any("probe" in calls.asks("generate_mix") for calls in plugins.mixers):
         return no_network(plugins, "asks for no probe")
-    check_interface(model, "a method that looks at the network")
     check_network(plugins, capabilities(model), stage_names(model))
     looking = [item.declared for item in plugins.selected if item.role in ("mix", "saliency")]
     return Network(

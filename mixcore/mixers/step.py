@@ -11,7 +11,7 @@ from torch import nn
 from mixcore.discovery.capabilities import check_run
 from mixcore.mixers.batches import StepBatches, task_of
 from mixcore.mixers.methods import step_plugins
-from mixcore.mixers.networks import check_classes, check_interface
+from mixcore.mixers.networks import check_classes
 from mixcore.mixers.place import rank
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
@@ -42,8 +42,9 @@ def create_step(
     """The whole training step of any method, as a module to wrap in DistributedDataParallel and to train as one likes.
 
     `mix`, `labels`, `loss` and `extra` are names, tables as in a TOML file, {"name": "cutmix", "alpha": 0.2}, or
-    instances of plugin classes; `mix` may be a list. `model` is on its device already and has timm's
-    `forward_features`, `forward_head` and `get_classifier`. `iterations` and `epochs` are the totals of the run.
+    instances of plugin classes; `mix` may be a list. `model` is on its device already: a
+    module from images to logits, or to an output with `.logits`; methods that need more of it say so (see
+    :func:`mixcore.as_backbone`). `iterations` and `epochs` are the totals of the run.
     `in_channels` and `image_size` (height, width) are those of the batches: parts that a method trains are built for
     them. `mean` and `std` are what the images were normalised with (0 and 1 by default). `overwrite` grants the mixer
     the batch. The step follows the autocast that surrounds it.
@@ -53,7 +54,6 @@ def create_step(
     batch that is not of this kind.
     """
     plugins = step_plugins(mix, labels, loss, extra)
-    check_interface(model, "create_step")
     check_classes(model, num_classes)
     task = task_of(
         num_classes,

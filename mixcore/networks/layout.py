@@ -6,7 +6,10 @@ from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
 
-__all__ = ["as_map", "as_tokens", "grid_of", "is_channels_last", "prefix_tokens"]
+__all__ = ["FLATTEN", "as_map", "as_tokens", "grid_of", "is_channels_last", "prefix_tokens"]
+
+FLATTEN = "flatten"
+"""The `global_pool` of a head that reads all positions in a row, each with weights of its own: timm has none such."""
 
 
 def prefix_tokens(model: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -11,15 +11,13 @@ __all__ = ["mode"]
 
 
 @contextmanager
-def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Put every submodule into train or eval mode, and afterwards each back into the mode it was in.
+def mode(modules: nn.Module | Iterable[nn.Module], training: bool) -> Iterator[None]:
+    """Put a module, or several, with all they hold into train or eval mode, and afterwards each back into its own.
 
     A module that is in train mode already keeps the modes of its parts: what was frozen inside it stays frozen.
     """
-    if module.training and training:
-        yield
-        return
-    before = [(part, part.training) for part in module.modules()]
+    roots = (modules,) if isinstance(modules, nn.Module) else modules
+    before = [(part, part.training) for root in roots if not (root.training and training) for part in root.modules()]
     try:
         for part, _ in before:
             part.training = training

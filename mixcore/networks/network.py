@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,8 @@ from mixcore.autocast import autocast_dtype, autocast_off
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.networks.asked import KeptStages, NoAttention
 from mixcore.networks.attention import has_attention
-from mixcore.networks.layout import as_map, as_tokens, prefix_tokens
+from mixcore.networks.interface import Passes, has_interface
+from mixcore.networks.layout import FLATTEN, as_map, as_tokens, prefix_tokens
 from mixcore.networks.modes import mode
 from mixcore.networks.scales import fixed_scale
 from mixcore.networks.stages import FEATURES, resolve_stage, stage_names
@@ -26,34 +26,40 @@ __all__ = ["Network", "capabilities"]
 def capabilities(module: nn.Module) -> frozenset[str]:
     """What plugins may need of a backbone and this one offers.
 
-    "stages": it lists its feature maps. "attention": its attention blocks can be read. "tokens": it puts out features
-    at positions (every network with timm's forward_features does). "class_activation": its head pools over positions
-    and ends in a linear classifier, so that a logit is a sum over positions.
+    "stages": it lists its feature maps, so that a number names one. "attention": its attention blocks can be read.
+    The others come with timm's interface: "features" and "head" can be run apart; "tokens": the features stand at
+    positions; "class_activation": the head pools over positions and ends in a linear classifier, so that a logit is a
+    sum over positions.
     """
+    split = has_interface(module)
     offers = {
         "stages": bool(stage_names(module)),
         "attention": has_attention(module),
-        "tokens": hasattr(module, "forward_features"),
-        "class_activation": _pools_positions(module),
+        "features": split,
+        "head": split,
+        "tokens": split,
+        "class_activation": split and _pools_positions(module),
     }
     return frozenset(name for name, offered in offers.items() if offered)
 
 
 def _pools_positions(module: nn.Module) -> bool:
     """A head that reads a class token, or attends, leaves the other positions without a share in the logit."""
-    reads_positions = prefix_tokens(module) == 0 or "avg" in str(getattr(module, "global_pool", ""))
+    pool = str(getattr(module, "global_pool", ""))
+    reads_positions = "avg" in pool or (prefix_tokens(module) == 0 and pool != FLATTEN)
     attends = getattr(module, "attn_pool", None) is not None
     classifier = getattr(module, "get_classifier", lambda: None)()
     return isinstance(classifier, nn.Linear | nn.Conv2d) and reads_positions and not attends
 
 
 class Network:
-    """Runs `module`, which has timm's forward_features and forward_head; its parameters and state stay with it.
+    """Runs `module`, from images to logits; its parameters and state stay with it.
 
-    Both methods are here as the run calls them, compiled where it compiles, for who opens the precision himself.
-    `stages` and `attention` declare what forwards may ask for later: their taps are set here, before compiling.
-    `autocast` opens the precision that the network runs under; `loss_scale` says what a loss is multiplied with while a
-    gradient of it passes a float16 network. ConfigError for a stage or attention that it lacks.
+    With timm's interface it runs as features and head, a plain module as a whole. `passes` are these as the run calls
+    them, compiled where it compiles, for who opens the precision himself. `stages` and `attention` declare what
+    forwards may ask for later: their taps are set here, before compiling. `autocast` opens the precision that the
+    network runs under; `loss_scale` says what a loss is multiplied with while a gradient of it passes a float16
+    network. ConfigError for a stage or attention that it lacks.
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class Network:
         if attention and not has_attention(module):
             raise ConfigError(
                 f"{type(module).__name__} has no attention that can be read; use a ViT, DeiT, Swin or PVTv2 backbone, "
-                'or, where the plugin offers it, source = "energy"'
+                "or plugins and options that read no attention"
             )
         self.module = module
         self._autocast, self._loss_scale = autocast, loss_scale
@@ -77,12 +83,7 @@ class Network:
         self._attention = attention
         tapped = [name for name in self._names.values() if name is not None and name != FEATURES]
         self._taps = Taps(module, tapped, attention, compile)
-        methods: Any = module
-        self.forward_features: Callable[..., Tensor] = methods.forward_features
-        self.forward_head: Callable[..., Tensor] = methods.forward_head
-        if compile:
-            self.forward_features = torch.compile(self.forward_features)
-            self.forward_head = torch.compile(self.forward_head)
+        self.passes = Passes(module, compile)
 
     def forward(
         self,
@@ -98,7 +99,8 @@ class Network:
 
         `head` takes float32 pooled features [M,D] to logits in place of the network's own. `stages` and `attention`
         are kept in the output; `transform` replaces the feature map at `stage`, raw as the module gave it. Head and
-        transform run with autocast off. MixcoreError for a stage or attention that was not declared.
+        transform run with autocast off. MixcoreError for a stage or attention that was not declared, and for a head
+        where the network has no features to read.
         """
         at = None if transform is None or stage is None else self._name(stage)
         if transform is not None and at is None:
@@ -110,20 +112,23 @@ class Network:
             raise MixcoreError('attention was not declared; write needs = frozenset({"attention"}) in the plugin class')
         with self._autocast():
             with self._taps.listening(read, tapped, transform, attention) as heard:
-                features = self.forward_features(images)
+                first = self.passes.first(images)
             if transform is not None and at == FEATURES:
-                with autocast_off(features.device):
-                    features = transform(features)
-        pool = self._pool_as_now()
-        pooled = None if head is None else pool(features)
-        logits = self.logits(features) if head is None else head(pooled).float()
-        maps: dict[str | None, Tensor] = {None: images, FEATURES: features}
+                with autocast_off(first.device):
+                    first = transform(first)
+        maps: dict[str | None, Tensor] = {None: images, FEATURES: first}
         maps.update(heard.maps)
+        kept = KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items())
+        blocks = tuple(heard.attention) if attention else NoAttention()
+        if head is None and not self.passes.split:
+            return ForwardOutput(logits=first.float(), stages=kept, attention=blocks)
+        pool = self._pool_as_now()
+        pooled = None if head is None else pool(first)
         return ForwardOutput(
-            logits=logits,
-            features=features,
-            stages=KeptStages((stage, self._map(maps[name], name, images)) for stage, name in asked.items()),
-            attention=tuple(heard.attention) if attention else NoAttention(),
+            logits=self.logits(first) if head is None else head(pooled).float(),
+            features=first,
+            stages=kept,
+            attention=blocks,
             pool=pool,
             flatten=lambda raw: as_tokens(self.module, raw),
             pooled=pooled,
@@ -132,7 +137,7 @@ class Network:
     def logits(self, features: Tensor) -> Tensor:
         """[M,K] float32: what the network's own head makes of `features`, as forward_features gave them."""
         with self._autocast():
-            return self.forward_head(features).float()
+            return self.passes.head(features).float()
 
     def gradient_scale(self, device: torch.device) -> Tensor | float:
         """What to multiply a loss of this network with before its gradient is taken, and divide by afterwards."""
@@ -156,6 +161,6 @@ class Network:
 
         def pool(features: Tensor) -> Tensor:
             with torch.set_grad_enabled(grad), mode(self.module, training), self._autocast():
-                return self.forward_head(features, pre_logits=True).float()
+                return self.passes.head(features, pre_logits=True).float()
 
         return pool

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.errors import ConfigError
+from mixcore.networks.interface import Passes, has_interface, without_interface
 from mixcore.networks.layout import as_map
 from mixcore.networks.modes import mode
 from mixcore.networks.stages import FEATURES, resolve_stage
@@ -31,11 +32,11 @@ def stage_shape(model: nn.Module, stage: Stage, task: Task) -> tuple[int, int, i
     if name != FEATURES:
         tap = model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output: heard.append(output))
     try:
-        features = _features(model, task)
+        first = _first_pass(model, task)
     finally:
         if tap is not None:
             tap.remove()
-    raw = features if name == FEATURES else next(iter(heard), None)
+    raw = first if name == FEATURES else next(iter(heard), None)
     if not isinstance(raw, Tensor) or raw.ndim not in (3, 4):
         found = "is not called by a forward" if raw is None else f"puts out {_described(raw)}"
         raise ConfigError(f"stage {stage!r} of {type(model).__name__} {found}; name one that puts out a feature map")
@@ -44,20 +45,24 @@ def stage_shape(model: nn.Module, stage: Stage, task: Task) -> tuple[int, int, i
 
 
 def head_width(model: nn.Module, task: Task) -> int:
-    """D, the width of the pooled features that a head reads, for a further head beside the network's own."""
-    network: Any = model
+    """D, the width of the pooled features that a head reads, for a further head beside the network's own.
+
+    ConfigError for a network without timm's interface, whose head reads no features that could be had.
+    """
+    if not has_interface(model):
+        raise ConfigError(f"a further head reads the features of the network; {without_interface(model)}")
+    features = _first_pass(model, task)
     with mode(model, False), torch.no_grad():
-        pooled: Tensor = network.forward_head(_features(model, task), pre_logits=True)
+        pooled: Tensor = Passes(model).head(features, pre_logits=True)
     return pooled.shape[-1]
 
 
-def _features(model: nn.Module, task: Task) -> Tensor:
-    network: Any = model
+def _first_pass(model: nn.Module, task: Task) -> Tensor:
+    """The features of one image, or the logits of a network whose features cannot be had."""
     like = next(model.parameters())
     image = torch.zeros(1, task.in_channels, *task.image_size, device=like.device, dtype=like.dtype)
     with mode(model, False), torch.no_grad():
-        features: Tensor = network.forward_features(image)
-    return features
+        return Passes(model).first(image)
 
 
 def _described(raw: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mixcore.errors import ConfigError
+from mixcore.networks.interface import has_interface, without_interface
 from mixcore.types import Stage
 
 __all__ = ["FEATURES", "resolve_stage", "stage_names"]
@@ -50,17 +51,22 @@ def resolve_stage(model: nn.Module, stage: Stage) -> str | None:
             return None
         if -len(names) <= stage <= len(names):
             return names[stage - 1 if stage > 0 else stage]
-    elif stage == FEATURES or stage in names or (stage and stage in dict(model.named_modules())):
+    elif stage == FEATURES:
+        if has_interface(model):
+            return stage
+    elif stage in names or (stage and stage in dict(model.named_modules())):
         return stage
     raise ConfigError(_refusal(model, stage, names))
 
 
 def _refusal(model: nn.Module, stage: Stage, names: tuple[str, ...]) -> str:
     counted = ", ".join(f"{number} ({name})" for number, name in enumerate(names, 1))
-    known = f"0 (the input), {counted}, features" if names else "0 (the input), features"
+    split = has_interface(model)
+    known = ", ".join(["0 (the input)", *([counted] if names else []), *([FEATURES] if split else [])])
+    way_out = "" if split or (isinstance(stage, str) and stage != FEATURES) else f"; {without_interface(model)}"
     near = difflib.get_close_matches(str(stage), [*names, FEATURES], 1)
     nearest = f"; did you mean {near[0]!r}?" if near else ""
     return (
         f"{type(model).__name__} has no stage {stage!r}; its stages: {known}, or any module that puts out a feature "
-        f"map, by its name{nearest}"
+        f"map, by its name{nearest}{way_out}"
     )

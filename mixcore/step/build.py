@@ -192,7 +192,7 @@ def install(
     *,
     compile: bool = False,  # noqa: A002
 ) -> RunPlugin:
-    """A plugin with its parts, those that are networks prepared for the probe."""
+    """A plugin with its parts, prepared for the probe: any of them may be a network."""
     networks = {
         name: Network(
             part.module,
@@ -203,7 +203,6 @@ def install(
             loss_scale=precision.loss_scale,
         )
         for name, part in parts.items()
-        if hasattr(part.module, "forward_features")
     }
     modules = {name: part.module for name, part in parts.items()}
     return RunPlugin(calls=calls, key=key, parts=parts, modules=modules, networks=networks)

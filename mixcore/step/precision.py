@@ -8,13 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from mixcore.autocast import autocast_dtype, autocast_off
+from mixcore.autocast import PRECISIONS, autocast_dtype, autocast_of, autocast_off
 from mixcore.networks.scales import fixed_scale
 
-__all__ = ["PRECISIONS", "Precision"]
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
+__all__ = ["Precision"]
 
 _AS_IT_IS = nullcontext()
 
@@ -55,16 +52,6 @@ class Precision:
             return _AS_IT_IS  # switching for nothing costs a third of what blending a small batch does
         return _plain(device)
 
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Opens autocast for one network call.
-
-        Weights that were cast are forgotten afterwards: a copy made without a graph would otherwise serve the next
-        forward that needs one, and its weights would get no gradient.
-        """
-        if self._dtype is None or self._device.type == "meta":
-            yield
-            return
-        with torch.autocast(self._device.type, dtype=self._dtype):
-            yield
-        torch.clear_autocast_cache()
+    def autocast(self) -> AbstractContextManager[None]:
+        """Opens the run's autocast for one network call."""
+        return autocast_of(self._dtype, self._device)

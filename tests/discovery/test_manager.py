@@ -197,11 +197,12 @@ def test_kinds_of_labels() -> None:
 
 def test_needs_of_the_network() -> None:
     plugins = _extra(wants=("attention", "stages"), at=(0, 2, "features", "layer9"))
-    check_network(plugins, {"attention", "stages", "tokens"}, ("layer1", "layer2"))
+    check_network(plugins, {"attention", "stages", "tokens", "features"}, ("layer1", "layer2"))
     with pytest.raises(ConfigError) as caught:
         check_network(plugins, {"stages"}, ("layer1",))
     message = str(caught.value)
-    assert "Hungry needs attention of the backbone, and this one offers stages" in message
+    assert "Hungry needs attention and features of the backbone, and this one offers stages" in message
+    assert "mixcore.as_backbone(" in message
     assert "Hungry wants stage 2, and this backbone has stages 0 to 1: 0 (the input), 1 (layer1)" in message
     check_network(_extra(at=(-2,)), {"stages"}, ("layer1", "layer2"))
     with pytest.raises(ConfigError, match="Hungry wants stage -3"):

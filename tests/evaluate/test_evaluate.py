@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
-from mixcore.evaluate.evaluate import evaluate, evaluation_mode
+from mixcore.evaluate.evaluate import evaluate
+from mixcore.networks.modes import mode as mode_of
 from mixcore.networks.network import Network
 from mixcore.types import Task
 
@@ -129,7 +130,7 @@ def test_leaves_modes_buffers_and_generators_as_they_were() -> None:
 
 def test_modes_come_back_after_an_error() -> None:
     net = network().train()
-    mode = evaluation_mode([net])
+    mode = mode_of([net], False)
     mode.__enter__()
     assert not net.drop.training
     error = RuntimeError("stop")

@@ -185,8 +185,8 @@ def test_or_at_the_first_call(door: str) -> None:
         call(images, labels)
 
 
-def test_a_network_without_timms_interface_is_refused_where_the_method_looks_at_it() -> None:
+def test_a_network_without_timms_interface_is_looked_at_as_a_whole() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
-    with pytest.raises(ConfigError, match=r"Sequential has no forward_features"):
-        mixcore.create_mixer(Looking(), num_classes=4, model=bare)
+    mixer = mixcore.create_mixer(Looking(), num_classes=4, model=bare)
+    assert mixer(IMAGES, LABELS).sources.shape[0] == 4
     assert mixcore.create_mixer("cutmix", num_classes=4, model=bare)(IMAGES, LABELS).sources.shape == (4, 2)

@@ -123,12 +123,13 @@ def test_what_has_no_positions_is_no_map() -> None:
 
 
 def test_capabilities() -> None:
-    assert capabilities(resnet()) == {"stages", "tokens", "class_activation"}
-    assert capabilities(convnext()) == {"stages", "tokens", "class_activation"}
-    assert capabilities(vit()) == {"stages", "tokens", "attention"}
-    assert capabilities(vit(global_pool="avg")) == {"stages", "tokens", "attention", "class_activation"}
-    assert capabilities(swin()) == {"stages", "tokens", "attention", "class_activation"}
-    assert capabilities(vit(global_pool="map", class_token=False)) == {"stages", "tokens", "attention"}
+    split = {"features", "head", "tokens"}
+    assert capabilities(resnet()) == {"stages", *split, "class_activation"}
+    assert capabilities(convnext()) == {"stages", *split, "class_activation"}
+    assert capabilities(vit()) == {"stages", *split, "attention"}
+    assert capabilities(vit(global_pool="avg")) == {"stages", *split, "attention", "class_activation"}
+    assert capabilities(swin()) == {"stages", *split, "attention", "class_activation"}
+    assert capabilities(vit(global_pool="map", class_token=False)) == {"stages", *split, "attention"}
     assert "attention" not in capabilities(
         timm.create_model("eva02_tiny_patch14_224", depth=1, embed_dim=24, num_heads=2)
     )

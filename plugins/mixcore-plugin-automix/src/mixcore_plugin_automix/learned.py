@@ -129,8 +129,10 @@ class LearnedMix:
 
     @property
     def needs(self) -> frozenset[str]:
-        """A network that lists its stages, where the stage is a number."""
-        return frozenset({"stages"} if isinstance(self.stage, int) else ())
+        """A network that lists its stages, where the stage is a number; for the one-hot head one with a head apart."""
+        return frozenset({"stages"} if isinstance(self.stage, int) else ()) | frozenset(
+            {"head"} if self.clean_weight else ()
+        )
 
     def build_block(self, channels: int) -> MixBlock:
         """The block for maps of that many channels."""

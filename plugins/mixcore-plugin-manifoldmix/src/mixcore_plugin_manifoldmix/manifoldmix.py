@@ -49,12 +49,16 @@ def mix_features(features: Tensor, partner: Tensor, inverse: Tensor, lam: float)
     return mixed
 
 
-def _layers_fit(_: object, attribute: attrs.Attribute[tuple[int, ...]], value: tuple[int, ...]) -> None:
-    if not value or len(set(value)) < len(value) or not all(0 <= layer <= DEEPEST for layer in value):
+def _layers_fit(_: object, attribute: attrs.Attribute[tuple[int | str, ...]], value: tuple[int | str, ...]) -> None:
+    if not value or len(set(value)) < len(value) or not all(map(_is_layer, value)):
         raise ValueError(
-            f"{attribute.name!r} must be different stages from 0 (the input) to {DEEPEST}, such as [0, 1, 2], "
-            f"found {list(value)}"
+            f"{attribute.name!r} must be different stages from 0 (the input) to {DEEPEST}, such as [0, 1, 2], or names "
+            f'of modules, such as [0, "layer1"], found {list(value)}'
         )
+
+
+def _is_layer(layer: int | str) -> bool:
+    return bool(layer) if isinstance(layer, str) else 0 <= layer <= DEEPEST
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -65,13 +69,13 @@ class ManifoldMix:
 
     alpha: float = attrs.field(default=2.0, validator=[ge(0), lt(math.inf)])
     """Ratios come from Beta(alpha, alpha), one per batch: large values lie near 1/2, 1 is uniform, 0: no mixing."""
-    layers: tuple[int, ...] = attrs.field(default=(0, 1, 2), validator=_layers_fit)
-    """Stages one of which is drawn per iteration, all with the same chance: 0 the input, k the output of stage k."""
+    layers: tuple[int | str, ...] = attrs.field(default=(0, 1, 2), validator=_layers_fit)
+    """Stages, one of them drawn per iteration: 0 the input, k the output of stage k, or the name of a module."""
     prob: float = attrs.field(default=1.0, validator=[ge(0), le(1)])
     """Chance that a batch is mixed, one draw per batch."""
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def stages(self) -> tuple[int | str, ...]:
         """Where it mixes inside the network."""
         return tuple(layer for layer in self.layers if layer)
 
@@ -93,7 +97,7 @@ class ManifoldMix:
         transform = functools.partial(mix_features, partner=partner, inverse=inverse, lam=lam)
         return Mix.pair(images, partner, lam, mask, stage=stage, transform=transform)
 
-    def _draw_stage(self, step: Step) -> int | None:
+    def _draw_stage(self, step: Step) -> int | str | None:
         """The same on all processes and in all groups; None for the input."""
         index = torch.randint(len(self.layers), (), generator=step.shared_rng("manifoldmix stage"), device="cpu")
         return self.layers[int(index)] or None
