@@ -34,8 +34,8 @@ def as_backbone(
     - `forward(images)`: what `module` gives, unchanged;
     - `forward_features(images)`: the output of `features`; what comes after it does not run;
     - `forward_head(features, pre_logits=False)`: what lies between and the classifier, or its input [N,D] alone;
-    - `get_classifier()`, `num_features` (the width of its input), `num_classes`, and under timm's names what lies between
-      ("avg", "token" or "flatten"), whether a class token stands first, and the layout of the map;
+    - `get_classifier()`, `num_features` (the width of its input), `num_classes`, and under timm's names what lies
+      between ("avg", "token" or "flatten"), whether a class token stands first, and the layout of the map;
     - `feature_info`: of the modules beside `features` that put out a map, the last one of each size, so that stages
       have numbers; empty for networks of tokens.
 
