@@ -36,6 +36,8 @@ class Report:
     """The last view's loss as `mix`, those of Mix.losses and extra_losses under their names."""
     lam: Tensor
     """Mean of lam over the last view."""
+    sources: Tensor
+    """Mean number of sources with weight above 0 per image of the last view."""
     mixer: str | None
     """Name of the chosen mixer; None for a batch that stayed clean."""
     scalars: Mapping[str, float | Tensor]
@@ -119,6 +121,7 @@ class Iteration:
             loss=total.detach(),
             losses={name: value.detach() for name, value in named.items()},
             lam=mix.lam.detach().mean(),
+            sources=(mix.weights.detach() > 0).sum() / mix.weights.shape[0],
             mixer=self._mixer.calls.name if self._mixer else None,
             scalars=self._scalars(mix, targets) if self._step.logging else {},
             mix=mix,

@@ -125,7 +125,7 @@ class Loop:
         if len(report.losses) > 1:
             more.update({f"train/loss/{name}": value for name, value in report.losses.items()})
         more.update(report.scalars)
-        self.state.totals.add(epoch, iteration, report.loss, report.lam, report.mixer, more)
+        self.state.totals.add(epoch, iteration, report.loss, report.lam, report.sources, report.mixer, more)
         if self._guard is not None:
             self._guard.note(report.loss)
         if logging or reads_at_once(self.processes.device):

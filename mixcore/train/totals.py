@@ -14,7 +14,7 @@ from mixcore.errors import NonFiniteLossError
 
 __all__ = ["Totals"]
 
-_LOSS, _LAM = "train/loss", "mix/lam"
+_LOSS, _LAM, _SOURCES = "train/loss", "mix/lam", "mix/sources"
 
 
 @attrs.frozen(eq=False)
@@ -48,11 +48,12 @@ class Totals:
         iteration: int,
         loss: Tensor,
         lam: Tensor,
+        sources: Tensor,
         mixer: str | None,
         more: Mapping[str, Tensor | float],
     ) -> None:
         """Note the numbers of one iteration; `more` by tag, averaged over the iterations that have the tag."""
-        names, values = (_LOSS, _LAM, *more), (loss, lam, *more.values())
+        names, values = (_LOSS, _LAM, _SOURCES, *more), (loss, lam, sources, *more.values())
         self._unread.append(_Unread(epoch, iteration, mixer, names, values))
 
     def read(self) -> None:

@@ -43,7 +43,16 @@ def test_a_run_leaves_what_the_design_lists(toy_run: Start) -> None:
     folder = toy_run("train.ema_decay=0.5")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
-    for tag in ("train/loss", "train/lr", "val/top1", "val/top5", "val/top1/model", "val/top1/ema", "mix/lam"):
+    for tag in (
+        "train/loss",
+        "train/lr",
+        "val/top1",
+        "val/top5",
+        "val/top1/model",
+        "val/top1/ema",
+        "mix/lam",
+        "mix/sources",
+    ):
         assert all(isinstance(record[tag], float) for record in records), tag
     assert not any(tag.startswith("perf/") for tag in records[0])
     assert records[-1]["train/loss"] < records[0]["train/loss"]

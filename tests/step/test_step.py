@@ -52,6 +52,18 @@ class Blend:
 
 
 @attrs.define(eq=False, kw_only=True)
+class Given:
+    """The same mix for every batch."""
+
+    role = "mix"
+    mix: Any = None
+
+    @hookimpl
+    def generate_mix(self) -> Mix:
+        return self.mix
+
+
+@attrs.define(eq=False, kw_only=True)
 class Watch:
     """Keeps what extra_losses was told."""
 
@@ -88,6 +100,18 @@ def test_the_loss_of_a_mix_is_the_weighted_loss_of_its_sources() -> None:
     expected += (1 - lam) * each(logits, labels[mix.partner], reduction="none")
     torch.testing.assert_close(loss, expected.mean())
     assert 0 < report.lam.item() < 1
+
+
+def test_the_log_is_told_how_many_sources_have_weight() -> None:
+    step = made()
+    images, labels = batch()
+    assert step(images, labels)[1].sources.item() == 1, "a clean batch"
+    mix = Mix(
+        images=images,
+        sources=torch.arange(3).expand(4, 3),
+        weights=torch.tensor([[0.5, 0.2, 0.3], [1, 0, 0], [0.6, 0.4, 0], [0, 1, 0]]),
+    )
+    assert made(mix=Given(mix=mix))(images, labels)[1].sources.item() == (3 + 1 + 2 + 1) / 4
 
 
 def test_views_run_in_order_with_their_head_and_scale() -> None:

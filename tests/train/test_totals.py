@@ -15,7 +15,7 @@ def filled(*losses: float, read_after: int = 1) -> Totals:
     totals = Totals("bf16")
     for i, loss in enumerate(losses):
         more = {"cutmix/area": torch.tensor(float(i))} if i % 2 else {}
-        totals.add(0, i, torch.tensor(loss), torch.tensor(0.25), "cutmix", more)
+        totals.add(0, i, torch.tensor(loss), torch.tensor(0.25), torch.tensor(2.0), "cutmix", more)
         if (i + 1) % read_after == 0:
             totals.read()
     totals.read()
@@ -23,7 +23,8 @@ def filled(*losses: float, read_after: int = 1) -> Totals:
 
 
 def test_means_count_only_the_iterations_that_have_the_tag() -> None:
-    assert filled(1.0, 2.0, 3.0, 4.0).means() == {"train/loss": 2.5, "mix/lam": 0.25, "cutmix/area": 2.0}
+    expected = {"train/loss": 2.5, "mix/lam": 0.25, "mix/sources": 2.0, "cutmix/area": 2.0}
+    assert filled(1.0, 2.0, 3.0, 4.0).means() == expected
 
 
 def test_how_often_the_device_was_read_changes_no_bit() -> None:
@@ -35,7 +36,7 @@ def test_a_stopped_epoch_goes_on_where_it_was() -> None:
     whole = filled(0.1, 0.2, 0.3)
     first, rest = filled(0.1, 0.2), Totals("fp32")
     rest.merge(first.state())
-    rest.add(0, 2, torch.tensor(0.3), torch.tensor(0.25), None, {})
+    rest.add(0, 2, torch.tensor(0.3), torch.tensor(0.25), torch.tensor(2.0), None, {})
     rest.read()
     assert rest.state() == whole.state()
     rest.clear()
