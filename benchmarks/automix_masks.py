@@ -45,8 +45,8 @@ def mean_against_lam(folder: Path) -> list[float]:
     with joined(attrs.evolve(config.run, device="cpu"), Place()) as processes:
         session = build_session(config, build_plugins(config), processes)
         session.state.step.load_saved_state(read_checkpoint(folder / "checkpoints" / "best.pt")["step"])
-        images, labels = next(iter(session.loader.epoch(0)))
-        mixes = next(iter(session.state.step.previews(images[:IMAGES], labels[:IMAGES], LAMS).values()))
+        batch = next(iter(session.loader.epoch(0))).rows(slice(IMAGES))
+        mixes = next(iter(session.state.step.previews(batch, LAMS).values()))
     return [float(torch.as_tensor(mix.masks).mean()) for mix in mixes]
 
 

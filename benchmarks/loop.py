@@ -28,6 +28,7 @@ from mixcore.run.processes import joined
 from mixcore.run.resolve import load_config
 from mixcore.run.session import build_session
 from mixcore.train.loop import Loop
+from mixcore.types import Batch
 
 CONFIG = """
 [data]
@@ -144,7 +145,7 @@ def mixcore_step(backbone: str, batch: int, device: str) -> tuple[Callable[[Tens
     loop.progress.start_epoch(0, len(session.loader))
 
     def step(images: Tensor, labels: Tensor) -> None:
-        loop.iterate(0, images, labels)
+        loop.iterate(0, Batch(images=images, labels=labels))
 
     return step, other
 

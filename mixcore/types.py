@@ -7,7 +7,7 @@ K classes, S sources of a mixed image, T patch tokens, P prefix tokens, D featur
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import attrs
@@ -59,7 +59,7 @@ class Augment(Protocol):
 class Batch:
     """What travels from the loader to the hooks: `images` [N,C,H,W], `labels`, and what belongs to the same rows.
 
-    Hooks name `images`, `labels`, or the whole `batch`.
+    Hooks name `images`, `labels`, or the whole `batch`. It unpacks as loops know it: `images, labels = batch`.
     """
 
     images: Tensor
@@ -70,6 +70,21 @@ class Batch:
     """[N,c,H,W] by name, augmented together with the images."""
     augmented: tuple[Tensor, ...] = ()
     """Further augmentations of the same rows, [N,C,H,W] each: as many as a plugin of the run declares."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Images, then labels."""
+        yield self.images
+        yield self.labels
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of the rows, as views."""
+        return Batch(
+            images=self.images[rows],
+            labels=self.labels[rows],
+            index=None if self.index is None else self.index[rows],
+            maps={name: found[rows] for name, found in self.maps.items()},
+            augmented=tuple(found[rows] for found in self.augmented),
+        )
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -27,6 +27,7 @@ from mixcore.testing import (
     tiny_network,
 )
 from mixcore.testing.readme import code_blocks
+from mixcore.types import Batch
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "writing_a_plugin.md"
@@ -118,7 +119,7 @@ def test_a_policy_of_the_page_goes_with_a_mixer_of_the_page(page: types.ModuleTy
         iterations=1,
         image_size=(8, 8),
     )
-    mix, targets = step.mix_batch(torch.randn(4, 3, 8, 8), torch.arange(4), mixer=0)
+    mix, targets = step.mix_batch(Batch(images=torch.randn(4, 3, 8, 8), labels=torch.arange(4)), mixer=0)
     assert mix.lam.tolist() == [0.75] * 4
     torch.testing.assert_close(targets.weights, torch.tensor([[0.9, 0.1]]).expand(4, 2))
 

@@ -82,15 +82,15 @@ def picture(
         step, _ = build_networks(config, plugins, task, processes, iterations=iterations)
         if state is not None:
             step.load_saved_state(state["step"])
-        images, labels = next(iter(loader.epoch(epoch)))
+        batch = next(iter(loader.epoch(epoch)))
         shown = max(rows, 2)
-        previews = step.previews(images[:shown], labels[:shown], LAMS)
+        previews = step.previews(batch.rows(slice(shown)), LAMS)
         sections = []
         for index, mixer in enumerate(plugins.mixers):
-            mix, targets = step.mix_batch(images, labels, mixer=index, epoch=epoch, iteration=epoch * len(loader))
+            mix, targets = step.mix_batch(batch, mixer=index, epoch=epoch, iteration=epoch * len(loader))
             notes = _notes(mixer.plugin, plugins.probabilities[index])
-            sections.append(Section(title=mixer.name, notes=notes, mix=mix, images=images, targets=targets))
-        more = [preview_block(key, images[:shown], mixes, LAMS, task, rows) for key, mixes in previews.items()]
+            sections.append(Section(title=mixer.name, notes=notes, mix=mix, images=batch.images, targets=targets))
+        more = [preview_block(key, batch.images[:shown], mixes, LAMS, task, rows) for key, mixes in previews.items()]
         return contact_sheet(sections, task, rows=rows, heading=heading, more=more)
 
 

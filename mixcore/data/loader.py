@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from mixcore.data.checks import check_resident, check_task
 from mixcore.data.foreign import length_of
@@ -14,7 +13,7 @@ from mixcore.data.resident import ResidentEvalLoader, ResidentTrainLoader
 from mixcore.data.sampling import Batches, evaluation_share
 from mixcore.data.transfer import InputImages
 from mixcore.data.workers import WorkerEvalLoader, WorkerTrainLoader
-from mixcore.types import Data, Resident
+from mixcore.types import Batch, Data, Resident
 
 __all__ = ["Loader", "build_eval_loader", "build_train_loader"]
 
@@ -26,8 +25,9 @@ class Loader(Protocol):
         """Iterations per epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches start, start + 1, ... of the epoch: images float32 [N,C,H,W], normalised, and labels.
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches start, start + 1, ... of the epoch: images float32 [N,C,H,W], normalised, labels, and while training
+        the rows' `index`.
 
         Starting inside an epoch gives exactly the batches that the whole epoch gives from there on.
         """

@@ -11,7 +11,7 @@ from mixcore.data.foreign import exits_named
 from mixcore.data.sampling import Batches
 from mixcore.data.transfer import InputImages, to_device
 from mixcore.rng import keyed_generator
-from mixcore.types import Resident
+from mixcore.types import Batch, Resident
 
 __all__ = ["ResidentEvalLoader", "ResidentTrainLoader"]
 
@@ -27,8 +27,8 @@ class ResidentTrainLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of batches start, start + 1, ... of the epoch: images [N,C,H,W] and labels."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of batches start, start + 1, ... of the epoch, with `index`."""
         order = to_device(self.batches.order(epoch), self.device)
         for iteration in range(start, len(self)):
             own = self.batches.own_positions(iteration)
@@ -37,7 +37,8 @@ class ResidentTrainLoader:
             if self.augment is not None:
                 with exits_named(self.augment, "the training set's augmentation"):
                     images = self.augment(images, self._uniforms(epoch, iteration, self.augment.draws))
-            yield self.inputs(images), self.labels.index_select(0, samples)
+            labels = self.labels.index_select(0, samples)
+            yield Batch(images=self.inputs(images), labels=labels, index=samples)
 
     def _uniforms(self, epoch: int, iteration: int, draws: int) -> Tensor:
         """[N,draws] of this process's images, out of one draw for the batch of all processes."""
@@ -57,8 +58,8 @@ class ResidentEvalLoader:
     def __len__(self) -> int:
         return len(self.shares)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002 one order for all
-        """Images [N,C,H,W] and labels of this process's batches from `start` on."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 one order for all
+        """This process's batches from `start` on."""
         for share in self.shares[start:]:
             rows = slice(share.start, share.stop)
-            yield self.inputs(self.images[rows]), self.labels[rows]
+            yield Batch(images=self.inputs(self.images[rows]), labels=self.labels[rows])

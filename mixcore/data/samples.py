@@ -31,13 +31,16 @@ class Fetched:
 
     images: Tensor | None = None
     labels: Tensor | None = None
+    index: Tensor | None = None
+    """[N] int64 number of each sample that was read; a substitute has its own."""
     skipped: list[str] = attrs.field(factory=list)
     refused: list[str] = attrs.field(factory=list)
 
     def pin_memory(self) -> Fetched:
         """Called by the DataLoader's pinning thread."""
-        if self.images is not None and self.labels is not None:
+        if self.images is not None and self.labels is not None and self.index is not None:
             self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
+            self.index = self.index.pin_memory()
         return self
 
 
@@ -54,24 +57,25 @@ class KeyedSamples(Dataset[Any]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Fetched:
         fetched = Fetched()
-        pairs = [pair for index, seed in keys if (pair := self._sample(index, seed, fetched)) is not None]
-        shapes = sorted({tuple(image.shape) for image, _ in pairs})
+        read = [found for index, seed in keys if (found := self._sample(index, seed, fetched)) is not None]
+        shapes = sorted({tuple(image.shape) for _, image, _ in read})
         if len(shapes) > 1:
             fetched.refused.append(
                 f"images of one batch have the shapes {', '.join(str(list(shape)) for shape in shapes)}; the data "
                 "plugin's transforms must bring all images to one size"
             )
-        if pairs and not fetched.refused:
-            fetched.images = torch.stack([image for image, _ in pairs])
-            fetched.labels = torch.stack([label for _, label in pairs])
+        if read and not fetched.refused:
+            fetched.images = torch.stack([image for _, image, _ in read])
+            fetched.labels = torch.stack([label for _, _, label in read])
+            fetched.index = torch.tensor([number for number, _, _ in read])
         return fetched
 
-    def _sample(self, index: int, seed: int, fetched: Fetched) -> tuple[Tensor, Tensor] | None:
+    def _sample(self, index: int, seed: int, fetched: Fetched) -> tuple[int, Tensor, Tensor] | None:
         for step in range(min(self.samples, MOST_SUBSTITUTES) if self.substitute else 1):
             position = (index + step) % self.samples
             seed_generators(seed)
             try:
-                return self._checked(self.dataset[position], f"sample {position}")
+                return position, *self._checked(self.dataset[position], f"sample {position}")
             except UnreadableSampleError as error:
                 if not error.skip:
                     fetched.refused.append(str(error))

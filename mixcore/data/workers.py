@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixcore.data.checks import check_labels
@@ -18,7 +17,7 @@ from mixcore.data.sampling import Batches
 from mixcore.data.transfer import InputImages, to_device
 from mixcore.errors import UnreadableSampleError
 from mixcore.rng import keyed_seed
-from mixcore.types import Task
+from mixcore.types import Batch, Task
 
 __all__ = ["WorkerEvalLoader", "WorkerTrainLoader"]
 
@@ -43,7 +42,7 @@ class _Fetcher:
     ) -> None:
         self.where = "the training set" if training else "the validation set"
         self.samples = KeyedSamples(dataset, task, self.where, substitute=training)
-        self.task, self.inputs, self.device = task, inputs, device
+        self.task, self.inputs, self.device, self.training = task, inputs, device, training
         self.unreadable: dict[str, None] = {}
         self.processes = (
             WorkerProcesses(self.samples, self.where, workers=workers, persistent=training, device=device)
@@ -51,8 +50,8 @@ class _Fetcher:
             else None
         )
 
-    def batches(self, keys: Iterator[list[Key]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images [N,C,H,W] and labels on the device.
+    def batches(self, keys: Iterator[list[Key]]) -> Iterator[Batch]:
+        """Batches on the device; those of training tell their rows' `index`.
 
         Raises UnreadableSampleError or DataError for samples that do not fit, MixcoreError where a worker process died.
         """
@@ -61,10 +60,12 @@ class _Fetcher:
             if fetched.refused:
                 raise UnreadableSampleError(_describe(fetched.refused, "cannot be used", self.where))
             self.unreadable.update(dict.fromkeys(fetched.skipped))
-            if fetched.images is None or fetched.labels is None:
+            if fetched.images is None or fetched.labels is None or fetched.index is None:
                 continue
             check_labels(fetched.labels, self.task, self.where)
-            yield self.inputs(to_device(fetched.images, self.device)), to_device(fetched.labels, self.device)
+            images, labels = self.inputs(to_device(fetched.images, self.device)), to_device(fetched.labels, self.device)
+            index = to_device(fetched.index, self.device) if self.training else None
+            yield Batch(images=images, labels=labels, index=index)
         if len(self.unreadable) > known:
             logger.warning("%s", _describe(list(self.unreadable), "cannot be read and were skipped", self.where))
 
@@ -104,8 +105,8 @@ class WorkerTrainLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of batches start, start + 1, ... of the epoch: images [N,C,H,W] and labels."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of batches start, start + 1, ... of the epoch, with `index`."""
         return self._fetcher.batches(self._keys(epoch, start))
 
     def _keys(self, epoch: int, start: int) -> Iterator[list[Key]]:
@@ -138,7 +139,7 @@ class WorkerEvalLoader:
     def __len__(self) -> int:
         return len(self._shares)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:  # noqa: ARG002 one order for all
-        """Images [N,C,H,W] and labels of this process's batches from `start` on, without unreadable samples."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 one order for all
+        """This process's batches from `start` on, without unreadable samples."""
         shares = self._shares[start:]
         return self._fetcher.batches([(index, keyed_seed("validation", index)) for index in share] for share in shares)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mixcore.autocast import PRECISIONS, autocast_of
+from mixcore.data.loader import Loader
 from mixcore.errors import MixcoreError
 from mixcore.evaluate.metrics import Metric, add_up, default_metrics
 from mixcore.networks.interface import Passes, logits_of
@@ -18,21 +19,15 @@ from mixcore.networks.modes import mode
 from mixcore.networks.network import Network
 from mixcore.types import Task
 
-__all__ = ["EvalLoader", "Predictors", "evaluate"]
+__all__ = ["Predictors", "evaluate"]
 
 Predictors = Mapping[str, tuple[nn.Module, nn.Module | None]]
 """Name -> network and head; head None is the network's own, otherwise it maps pooled [N,D] to logits [N,K]."""
 
 
-class EvalLoader(Protocol):
-    """The part of a validation loader that is used here: normalised images and labels on the device."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
 def evaluate(
     predictors: Predictors,
-    loader: EvalLoader,
+    loader: Loader,
     *,
     task: Task,
     device: torch.device,

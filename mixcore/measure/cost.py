@@ -13,6 +13,7 @@ from torch import Tensor
 from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.step.step import TrainingStep
+from mixcore.types import Batch
 
 __all__ = ["Cost", "cpu_time", "measure"]
 
@@ -58,7 +59,7 @@ class _Runner:
     def run(self) -> None:
         """Time a mix and then an iteration, both with the draws of the next iteration."""
         number = self.iteration
-        self.mix_times.append(self._timed(lambda: self.step.mix_batch(*self._batch(), mixer=0, iteration=number)))
+        self.mix_times.append(self._timed(lambda: self.step.mix_batch(self._batch, mixer=0, iteration=number)))
         self.step_times.append(self._timed(self._train))
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -70,11 +71,12 @@ class _Runner:
             peak_bytes=self.peak,
         )
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        return self._images, self._labels
+    @property
+    def _batch(self) -> Batch:
+        return Batch(images=self._images, labels=self._labels)
 
     def _train(self) -> None:
-        loss, _ = self.step(*self._batch(), iteration=self.iteration)
+        loss, _ = self.step(*self._batch, iteration=self.iteration)
         loss.backward()
         self.optimizer.step()
         self.step.after_step()

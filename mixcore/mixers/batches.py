@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mixcore.errors import DataError
 from mixcore.types import LabelKind, Task
 
-__all__ = ["StepBatches", "check_images", "check_labels", "kind_of", "task_of"]
+__all__ = ["StepBatches", "check_companions", "check_images", "check_labels", "kind_of", "task_of"]
 
 
 def task_of(
@@ -94,6 +95,32 @@ def check_labels(labels: object, images: Tensor, kind: LabelKind, num_classes: i
             )
 
 
+def check_companions(images: Tensor, index: object, maps: Mapping[str, object], augmented: Sequence[object]) -> None:
+    """Refuse what does not belong to these images: index int64 [N], maps [N,c,H,W], augmentations like the images.
+
+    Raises DataError.
+    """
+    if index is not None and not (
+        isinstance(index, Tensor) and index.dtype == torch.int64 and index.shape == images.shape[:1]
+    ):
+        raise DataError(f"index is {_found(index)}; expected int64 [{images.shape[0]}], a row of the set per image")
+    rows, _, height, width = images.shape
+    for name, found in maps.items():
+        if not (isinstance(found, Tensor) and found.ndim == 4 and _places(found) == _places(images)):
+            raise DataError(f"the map {name!r} is {_found(found)}; expected [{rows},c,{height},{width}]")
+    for number, found in enumerate(augmented):
+        if not (isinstance(found, Tensor) and found.shape == images.shape and found.dtype == images.dtype):
+            raise DataError(f"augmentation {number} is {_found(found)}; expected {_layout(images)} as the images")
+
+
+def _places(tensor: Tensor) -> tuple[int, ...]:
+    return (tensor.shape[0], *tensor.shape[-2:])
+
+
+def _found(value: object) -> str:
+    return _layout(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
 def _together(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (one.index == other.index or None in (one.index, other.index))
 
@@ -141,4 +168,5 @@ class StepBatches:
                 f"say label_kind={kind_of(labels)!r} in create_step"
             )
         check_labels(labels, images, kind, self.task.num_classes, read=images.device.type == "cpu" or not self._seen)
+        check_companions(images, told.get("index"), told.get("maps") or {}, told.get("augmented", ()))
         self._seen = True

@@ -13,7 +13,7 @@ from mixcore.discovery.capabilities import check_task
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import has_wrapper
-from mixcore.mixers.batches import check_images, check_labels, kind_of, task_of
+from mixcore.mixers.batches import check_companions, check_images, check_labels, kind_of, task_of
 from mixcore.mixers.methods import mixing_plugins, other_door, refuse_more_than_a_batch
 from mixcore.mixers.networks import no_network, seen_network
 from mixcore.mixers.pairs import Pairs
@@ -21,7 +21,7 @@ from mixcore.mixers.place import in_worker, rank, seed_here
 from mixcore.step.build import build_parts, install
 from mixcore.step.iteration import Iteration, IterationSetup, RunPlugin
 from mixcore.step.precision import Precision
-from mixcore.types import Mix, Part, Step
+from mixcore.types import Batch, Mix, Part, Step
 
 __all__ = ["Mixer", "create_mixer"]
 
@@ -94,8 +94,21 @@ class Mixer(nn.Module):
         self._known: dict[tuple[Any, ...], IterationSetup] = {}
         self.train()
 
-    def forward(self, images: Tensor, labels: Tensor, *, epoch: int | None = None, iteration: int | None = None) -> Mix:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor | None = None,
+        maps: Mapping[str, Tensor] | None = None,
+        augmented: Sequence[Tensor] = (),
+        epoch: int | None = None,
+        iteration: int | None = None,
+    ) -> Mix:
         """The mix of floating `images` [N,C,H,W] with `labels` int64 [N] or floating [N,K], on the images' device.
+
+        `index` int64 [N], `maps` [N,c,H,W] by name and further augmentations [N,C,H,W] reach the hooks that ask for the
+        whole :class:`mixcore.api.Batch`.
 
         A batch whose turn it is to stay clean has one source per image (`mix.lam` 1, `mix.mask` None).
 
@@ -106,6 +119,7 @@ class Mixer(nn.Module):
         Raises DataError for a batch that is not of this kind, ConfigError where the method cannot work on it.
         """
         setup = self._setup_for(images, labels)
+        check_companions(images, index, maps or {}, augmented)
         plugins = setup.plugins
         if in_worker():
             setup = attrs.evolve(setup, network=no_network(plugins, _NOT_IN_A_WORKER))
@@ -122,7 +136,8 @@ class Mixer(nn.Module):
         # past torch's own setattr, which looks for parameters, at every call
         self.__dict__["_next"] = step.iteration + 1
         with setup.precision.hooks(images.device):
-            run = Iteration(setup, images, labels, step)
+            batch = Batch(images=images, labels=labels, index=index, maps=maps or {}, augmented=tuple(augmented))
+            run = Iteration(setup, batch, step)
             chosen = 0 if self._only else run.choose()
             mix = run.mix(chosen)
         if chosen is not None:

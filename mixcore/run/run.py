@@ -11,8 +11,6 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from mixcore.data.fingerprint import fingerprints
 from mixcore.discovery.manager import build_plugins
 from mixcore.discovery.plugins import Plugins
@@ -43,6 +41,7 @@ from mixcore.step.iteration import Report
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
 from mixcore.train.totals import Totals
+from mixcore.types import Batch
 
 __all__ = ["run"]
 
@@ -228,16 +227,15 @@ class _Run:
         log.flush()
 
     @functools.cached_property
-    def _previewed(self) -> tuple[Tensor, Tensor]:
+    def _previewed(self) -> Batch:
         """The validation images that the masks of every epoch are pictured for."""
-        images, labels = next(iter(self.session.validation.epoch(0)))
-        return images[:_PREVIEWED], labels[:_PREVIEWED]
+        return next(iter(self.session.validation.epoch(0))).rows(slice(_PREVIEWED))
 
     def _preview(self, log: TensorBoardLog) -> None:
         """The masks of mixers that picture themselves, on the same images after every epoch."""
-        images, labels = self._previewed
-        for key, mixes in self.state.step.previews(images, labels, LAMS).items():
-            log.image(f"mix/masks/{key}", preview_grid(images, mixes, self.session.task), self.state.epoch)
+        batch = self._previewed
+        for key, mixes in self.state.step.previews(batch, LAMS).items():
+            log.image(f"mix/masks/{key}", preview_grid(batch.images, mixes, self.session.task), self.state.epoch)
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         metric, higher = headline(self.session.task)

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import attrs
 import torch
-from torch import Tensor
 
 from mixcore.config.schema import RunConfig
 from mixcore.data.loader import build_train_loader
@@ -19,6 +18,7 @@ from mixcore.logs.progress import Progress
 from mixcore.run.session import Session, build_session
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
+from mixcore.types import Batch
 
 __all__ = ["try_run"]
 
@@ -46,7 +46,7 @@ def try_run(config: RunConfig, plugins: Plugins) -> Session:
     processes = Processes(device=torch.device("cpu"))
     with _refused(config, "building the run"):
         session = build_session(_plain(config), attrs.evolve(plugins, chooser=cast("PluginCalls", turns)), processes)
-    images, labels = _first_images(config, plugins, session)
+    batch = _first_images(config, plugins, session)
     loop = _loop(config, session, processes)
     start = {name: value.clone() for name, value in session.state.step.saved_state().items()}
     for chosen in _possible(plugins):
@@ -55,7 +55,8 @@ def try_run(config: RunConfig, plugins: Plugins) -> Session:
         mixer = "an unmixed batch" if chosen is None else f"the mixer {plugins.mixers[chosen].label}"
         session.state.iteration = 0
         with _refused(config, f"the first iteration with {mixer}"):
-            loop.iterate(0, images[rows].clone(), labels[rows].clone())
+            own = batch.rows(rows)
+            loop.iterate(0, attrs.evolve(own, images=own.images.clone()))
             _check_weights(session)
         session.state.step.load_saved_state(start)
     return session
@@ -85,7 +86,7 @@ def _rows(config: RunConfig, plugins: Plugins, chosen: int | None) -> int:
     return min(config.data.batch_size, group or IMAGES)
 
 
-def _first_images(config: RunConfig, plugins: Plugins, session: Session) -> tuple[Tensor, Tensor]:
+def _first_images(config: RunConfig, plugins: Plugins, session: Session) -> Batch:
     """As many images as one of the mixers wants, with their labels, read and augmented as the run's."""
     loader = build_train_loader(
         session.data,

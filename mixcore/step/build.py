@@ -217,7 +217,7 @@ def _looks_back(plugins: Plugins, mixer: PluginCalls) -> bool:
     asked = plugins.labels.asks("mix_labels")
     for calls in (mixer, plugins.labels, plugins.loss, *plugins.extras):
         asked |= calls.asks("extra_losses")
-    return bool({"images", "clean"} & asked)
+    return bool({"images", "batch", "clean"} & asked)
 
 
 def _leaves_parameters_unused(plugins: Plugins, parts_of: Mapping[PluginCalls, Mapping[str, Part]]) -> bool:

@@ -85,11 +85,11 @@ class IterationSetup:
 
 
 class Iteration:
-    """One iteration on `images` [N,C,H,W] and `labels`, at `step`."""
+    """One iteration on a batch, at `step`."""
 
-    def __init__(self, setup: IterationSetup, images: Tensor, labels: Tensor, step: Step) -> None:
+    def __init__(self, setup: IterationSetup, batch: Batch, step: Step) -> None:
         self._setup, self._plugins = setup, setup.plugins
-        self._images, self._labels, self._step = images, labels, step
+        self._batch, self._images, self._labels, self._step = batch, batch.images, batch.labels, step
         self._views: tuple[Mix, ...] = ()
         self._outputs: dict[int, tuple[Mix, ForwardOutput]] = {}
         self._memo = Memo()
@@ -190,11 +190,12 @@ class Iteration:
         if (step.group, step.may_overwrite) != (group, overwrite):
             step = attrs.evolve(step, group=group, may_overwrite=overwrite)
         whole = size == self._images.shape[0]
-        rows = slice(offset, offset + size)
+        batch = self._batch if whole else self._batch.rows(slice(offset, offset + size))
         return mixer.calls.generate_mix(
-            images=self._images if whole else self._images[rows],
-            labels=self._labels if whole else self._labels[rows],
-            probe=self._probe(mixer, step),
+            images=batch.images,
+            labels=batch.labels,
+            batch=batch,
+            probe=self._probe(mixer, step, batch),
             modules=mixer.modules,
             task=self._setup.task,
             step=step,
@@ -282,6 +283,7 @@ class Iteration:
         return {
             "images": self._images,
             "labels": self._labels,
+            "batch": self._batch,
             "output": self._output(view) if "output" in asked else None,
             "clean": self._clean if "clean" in asked else None,
             "probe": self._probe(plugin) if "probe" in asked else None,
@@ -290,7 +292,7 @@ class Iteration:
             "step": self._step,
         }
 
-    def _probe(self, plugin: RunPlugin, step: Step | None = None) -> Probe:
+    def _probe(self, plugin: RunPlugin, step: Step | None = None, batch: Batch | None = None) -> Probe:
         return Probe(
             self._setup.network,
             plugin.networks,
@@ -298,10 +300,10 @@ class Iteration:
             self._setup.precision.autocast,
             self._memo,
             compile=self._setup.compile,
-            ask=functools.partial(self._map_saliency, step or self._step),
+            ask=functools.partial(self._map_saliency, step or self._step, batch or self._batch),
         )
 
-    def _map_saliency(self, step: Step, saliency: Saliency, images: Tensor, labels: Tensor) -> Tensor:
+    def _map_saliency(self, step: Step, batch: Batch, saliency: Saliency, images: Tensor, labels: Tensor) -> Tensor:
         """The map of what an option holds, from its plugin at the first call of the iteration for these rows."""
         calls = self._plugins.held.get(saliency)
         if calls is None:
@@ -317,8 +319,8 @@ class Iteration:
             lambda: calls.map_saliency(
                 images=images,
                 labels=labels,
-                batch=Batch(images=images, labels=labels),
-                probe=self._probe(owner, step),
+                batch=batch if images is batch.images else Batch(images=images, labels=labels),
+                probe=self._probe(owner, step, batch),
                 modules=owner.modules,
                 task=self._setup.task,
                 step=attrs.evolve(step, may_overwrite=False),

@@ -16,7 +16,7 @@ from mixcore.errors import CheckpointError
 from mixcore.networks.network import Network
 from mixcore.step.iteration import Iteration, IterationSetup, Report
 from mixcore.step.trained import Trained, caller_groups
-from mixcore.types import Mix, Part, Step, Targets
+from mixcore.types import Batch, Mix, Part, Step, Targets
 
 __all__ = ["Predictor", "TrainingStep"]
 
@@ -61,34 +61,38 @@ class TrainingStep(nn.Module):
         images: Tensor,
         labels: Tensor,
         *,
+        index: Tensor | None = None,
+        maps: Mapping[str, Tensor] | None = None,
+        augmented: Sequence[Tensor] = (),
         epoch: int | None = None,
         iteration: int | None = None,
         logging: bool = False,
     ) -> tuple[Tensor, Report]:
         """One iteration on `images` float [N,C,H,W] and `labels` int64 [N] or float [N,K]: (scalar loss, report).
 
+        `index` int64 [N], `maps` [N,c,H,W] by name and further augmentations [N,C,H,W] reach the hooks that ask for the
+        whole :class:`mixcore.api.Batch`.
         `epoch` and `iteration` count from 0 over the whole run; without them the step counts its own calls.
         """
         self._last = self._step(images.device, epoch, iteration, logging)
         self._next = self._last.iteration + 1
         with self._setup.precision.hooks(images.device):
-            return Iteration(self._setup, images, labels, self._last).run()
+            batch = Batch(images=images, labels=labels, index=index, maps=maps or {}, augmented=tuple(augmented))
+            return Iteration(self._setup, batch, self._last).run()
 
-    def mix_batch(
-        self, images: Tensor, labels: Tensor, *, mixer: int, epoch: int = 0, iteration: int = 0
-    ) -> tuple[Mix, Targets]:
+    def mix_batch(self, batch: Batch, *, mixer: int, epoch: int = 0, iteration: int = 0) -> tuple[Mix, Targets]:
         """What mixer number `mixer` makes of a batch at that point of the run, for pictures and measurements."""
-        step = self._step(images.device, epoch, iteration, logging=False)
-        with self._setup.precision.hooks(images.device):
-            run = Iteration(self._setup.keeping_batches(), images, labels, step)
+        step = self._step(batch.images.device, epoch, iteration, logging=False)
+        with self._setup.precision.hooks(batch.images.device):
+            run = Iteration(self._setup.keeping_batches(), batch, step)
             mix = run.mix(mixer)
             return mix, run.targets(mix)
 
-    def previews(self, images: Tensor, labels: Tensor, lams: Sequence[float]) -> dict[str, list[Mix]]:
+    def previews(self, batch: Batch, lams: Sequence[float]) -> dict[str, list[Mix]]:
         """What the mixers that picture themselves make of each image and the next one, per ratio; nothing changes."""
-        step = self._step(images.device, 0, 0, logging=False)
-        with self._setup.precision.hooks(images.device), torch.no_grad():
-            return Iteration(self._setup.keeping_batches(), images, labels, step).previews(lams)
+        step = self._step(batch.images.device, 0, 0, logging=False)
+        with self._setup.precision.hooks(batch.images.device), torch.no_grad():
+            return Iteration(self._setup.keeping_batches(), batch, step).previews(lams)
 
     @property
     def has_previews(self) -> bool:

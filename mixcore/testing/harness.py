@@ -27,7 +27,7 @@ from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
 from mixcore.testing.fakes import Columns, Shown, tiny_network
-from mixcore.types import LabelKind
+from mixcore.types import Batch, LabelKind
 
 __all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
 
@@ -251,7 +251,7 @@ class Harness:
             step = self.step(channels=images.shape[1], image_size=(height, width), kind=kind)
         half = images.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(self.device.type, dtype=images.dtype if half else None, enabled=half):
-            return step.mix_batch(images, labels, mixer=0, epoch=0, iteration=iteration)
+            return step.mix_batch(Batch(images=images, labels=labels), mixer=0, epoch=0, iteration=iteration)
 
 
 def _instance(cls: type, options: Mapping[str, Any], role: str) -> Any:

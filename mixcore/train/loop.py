@@ -23,6 +23,7 @@ from mixcore.train.agreement import Agreement, Processes
 from mixcore.train.guard import Guard
 from mixcore.train.schedule import Schedule
 from mixcore.train.state import TrainingState
+from mixcore.types import Batch
 
 __all__ = ["Loop", "frees_gradients_first", "reads_at_once"]
 
@@ -71,8 +72,8 @@ class Loop:
         start = state.iteration - epoch * state.iterations_per_epoch
         self.progress.start_epoch(epoch, state.iterations_per_epoch, start)
         began = time.monotonic()
-        for images, labels in self.loader.epoch(epoch, start):
-            watch(self.iterate(epoch, images, labels))  # kept no longer: it holds a batch of images
+        for batch in self.loader.epoch(epoch, start):
+            watch(self.iterate(epoch, batch))  # kept no longer: the report holds a batch of images
             watch = _ignore
             if self._must_leave(began):
                 return self._stop
@@ -80,7 +81,7 @@ class Loop:
         state.seconds["train"] += time.monotonic() - began
         return 0
 
-    def iterate(self, epoch: int, images: Tensor, labels: Tensor) -> Report:
+    def iterate(self, epoch: int, batch: Batch) -> Report:
         """One iteration on a batch of `epoch` (from 0), with its optimizer step where one is due."""
         state, iteration = self.state, self.state.iteration
         self._seed_global_generators(iteration)
@@ -93,7 +94,16 @@ class Loop:
         if begins and first:
             state.optimizer.zero_grad(set_to_none=True)
         with self._gradients_shared(steps):
-            loss, report = self.module(images, labels, epoch=epoch, iteration=iteration, logging=logging)
+            loss, report = self.module(
+                batch.images,
+                batch.labels,
+                index=batch.index,
+                maps=batch.maps,
+                augmented=batch.augmented,
+                epoch=epoch,
+                iteration=iteration,
+                logging=logging,
+            )
             self._note(epoch, iteration, report, logging)
             scaled = loss if self.config.accumulate == 1 else loss / self.config.accumulate
             if begins and not first:
@@ -103,7 +113,7 @@ class Loop:
             self._optimizer_step()
         state.iteration += 1
         read = state.totals.latest if logging or reads_at_once(self.processes.device) else None
-        self.progress.advance(images.shape[0] * self.processes.world, read)
+        self.progress.advance(batch.images.shape[0] * self.processes.world, read)
         return report
 
     def _seed_global_generators(self, iteration: int) -> None:

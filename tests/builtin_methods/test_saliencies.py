@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mixcore
-from mixcore.api import fine_grained
+from mixcore.api import Batch, fine_grained
 from mixcore.errors import ConfigError
 from mixcore.step.step import TrainingStep
 from mixcore.testing import SaliencyContract, TinyConvNet
@@ -83,7 +83,7 @@ def step_of(saliency: Any) -> TrainingStep:
 
 
 def map_of(saliency: Any, images: Tensor, labels: Tensor) -> Tensor:
-    return step_of(saliency).mix_batch(images, labels, mixer=0)[0].notes["saliency"]
+    return step_of(saliency).mix_batch(Batch(images=images, labels=labels), mixer=0)[0].notes["saliency"]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from mixcore.step.step import TrainingStep
 from mixcore.step.trained import DIFFERENCES
 from mixcore.testing import TinyConvNet
 from mixcore.testing.fakes import Shown
-from mixcore.types import Task
+from mixcore.types import Batch, Task
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 TASK = Task(num_classes=3, in_channels=1, image_size=(8, 8), mean=(0.0,), std=(1.0,))
@@ -45,9 +45,9 @@ def network() -> nn.Module:
     return examples("build_backbone").FlatNet().build_backbone(TASK)
 
 
-def batch() -> tuple[Tensor, Tensor]:
+def batch() -> Batch:
     rng = torch.Generator().manual_seed(1)
-    return torch.rand(4, 1, 8, 8, generator=rng), torch.tensor([0, 1, 2, 0])
+    return Batch(images=torch.rand(4, 1, 8, 8, generator=rng), labels=torch.tensor([0, 1, 2, 0]))
 
 
 def step_with(**tables: Any) -> TrainingStep:
@@ -65,8 +65,8 @@ def test_hook_check(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     step = step_with(mix=late(start=9))
     assert not caplog.records
-    assert torch.equal(step.mix_batch(*batch(), mixer=0, iteration=8)[0].images, batch()[0])
-    assert not torch.equal(step.mix_batch(*batch(), mixer=0, iteration=9)[0].images, batch()[0])
+    assert torch.equal(step.mix_batch(batch(), mixer=0, iteration=8)[0].images, batch().images)
+    assert not torch.equal(step.mix_batch(batch(), mixer=0, iteration=9)[0].images, batch().images)
     with pytest.raises(ConfigError, match="found 1 class"):
         check_run(build_method_plugins(late()), attrs.evolve(TASK, num_classes=1), 2000)
 
@@ -127,7 +127,7 @@ def test_hook_build_backbone() -> None:
     model = network()
     step = mixcore.create_step(model, num_classes=3, iterations=10, in_channels=1)
     loss, report = step(*batch())
-    expected = nn.functional.cross_entropy(model(batch()[0]), batch()[1])
+    expected = nn.functional.cross_entropy(model(batch().images), batch().labels)
     torch.testing.assert_close(loss, expected)
     assert report.mixer == "none"
 
@@ -155,19 +155,19 @@ def test_hook_choose_mixer() -> None:
 def test_hook_generate_mix() -> None:
     step = step_with(mix=examples("generate_mix").Halves())
     images, labels = batch()
-    mix, targets = step.mix_batch(images, labels, mixer=0, iteration=2)
+    mix, targets = step.mix_batch(Batch(images=images, labels=labels), mixer=0, iteration=2)
     own, partner = mix.masks_on(8, 8).split(1, 1)
     torch.testing.assert_close(mix.images, own * images + partner * images[mix.partner])
     torch.testing.assert_close(mix.lam, own.mean((1, 2, 3)))
     assert torch.equal(targets.weights, mix.weights)
-    again, _ = step.mix_batch(images, labels, mixer=0, iteration=2)
+    again, _ = step.mix_batch(Batch(images=images, labels=labels), mixer=0, iteration=2)
     assert torch.equal(again.images, mix.images)
 
 
 def test_hook_preview_mix() -> None:
     step = step_with(mix=[examples("preview_mix").Curtain(), examples("generate_mix").Halves()])
     images, labels = batch()
-    previews = step.previews(images, labels, (0.25, 0.75))
+    previews = step.previews(Batch(images=images, labels=labels), (0.25, 0.75))
     assert list(previews) == ["curtain"], "the other mixer does not picture itself"
     for lam, mix in zip((0.25, 0.75), previews["curtain"], strict=True):
         assert mix.partner.tolist() == [1, 2, 3, 0]
@@ -181,7 +181,7 @@ def test_hook_preview_mix() -> None:
 def test_hook_map_saliency() -> None:
     saliency = examples("map_saliency").Centre(fall=3.0)
     step = step_with(mix=Shown(saliency=saliency))
-    mix, _ = step.mix_batch(*batch(), mixer=0)
+    mix, _ = step.mix_batch(batch(), mixer=0)
     found = mix.notes["saliency"]
     assert found.shape == (4, 8, 8)
     torch.testing.assert_close(found, found.flip(1, 2))
@@ -191,7 +191,7 @@ def test_hook_map_saliency() -> None:
 
 def test_hook_mix_labels() -> None:
     step = step_with(mix=examples("generate_mix").Halves(), labels=examples("mix_labels").Winner())
-    mix, targets = step.mix_batch(*batch(), mixer=0, iteration=1)
+    mix, targets = step.mix_batch(batch(), mixer=0, iteration=1)
     assert targets.weights.tolist() == [[1.0, 0.0] if lam >= 0.5 else [0.0, 1.0] for lam in mix.lam.tolist()]
 
 
@@ -269,7 +269,7 @@ def test_clean_trains_and_looking_does_not(asked: str, mixer: str, forwards: int
     model = TinyConvNet(3)
     extra = [Clean() if asked == "clean" else Looking()]
     step = mixcore.create_step(model, mix=mixer, extra=extra, num_classes=3, iterations=10, image_size=(8, 8))
-    step(torch.rand(4, 3, 8, 8), batch()[1])
+    step(torch.rand(4, 3, 8, 8), batch().labels)
     assert int(model.get_buffer("stage1.1.num_batches_tracked")) == forwards
 
 
@@ -287,7 +287,7 @@ def test_hook_extra_losses() -> None:
     plain, _ = step_with()(*batch())
     step = step_with(extra=[examples("extra_losses").SmallLogits(weight=0.5)])
     loss, report = step(*batch())
-    extra = 0.5 * step.model(batch()[0]).square().mean()
+    extra = 0.5 * step.model(batch().images).square().mean()
     torch.testing.assert_close(loss, plain + extra)
     torch.testing.assert_close(report.losses["smalllogits/size"], extra.detach())
 

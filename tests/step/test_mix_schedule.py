@@ -10,6 +10,7 @@ import torch
 import mixcore
 from mixcore.step.step import TrainingStep
 from mixcore.testing import TinyConvNet
+from mixcore.types import Batch
 
 DRAWS = 600
 
@@ -86,6 +87,7 @@ def test_two_tables_are_the_switch_of_mixup_cutmix():
     step = step_of({"name": "mixup_cutmix", "switch_prob": 0.25})
     images, labels = torch.rand(2, 3, 8, 8), torch.arange(2)
     boxes = sum(
-        step.mix_batch(images, labels, mixer=0, iteration=iteration)[0].mask.shape[-1] > 1 for iteration in range(DRAWS)
+        step.mix_batch(Batch(images=images, labels=labels), mixer=0, iteration=iteration)[0].mask.shape[-1] > 1
+        for iteration in range(DRAWS)
     )
     assert boxes / DRAWS == pytest.approx(by_tables, abs=0.08)

@@ -96,7 +96,7 @@ def test_groups_ask_for_their_own_rows() -> None:
     step = step_with(mix=Shown(saliency=shared))
     step._setup = attrs.evolve(step._setup, plugins=attrs.evolve(step._setup.plugins, group_sizes=(2,)))
     images, labels = batch()
-    mix, _ = step.mix_batch(images, labels, mixer=0)
+    mix, _ = step.mix_batch(Batch(images=images, labels=labels), mixer=0)
     assert shared.calls == [(2, group, False) for group in range(3)]
     torch.testing.assert_close(mix.notes["saliency"], images.mean(1).square())
 

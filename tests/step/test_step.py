@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mixcore.api import ConfigError, Mix, Part, hookimpl
+from mixcore.api import Batch, ConfigError, Mix, Part, hookimpl
 from mixcore.errors import CheckpointError, HookError
 from mixcore.mixers import create_step
 from mixcore.step.step import TrainingStep
@@ -169,17 +169,17 @@ def test_the_batch_may_be_overwritten_only_where_nobody_looks_back(extra: list[A
 def test_groups_mix_the_same_alone_and_together() -> None:
     images, labels = batch(8)
     step = made(mix={"name": "none", "group_size": 4})
-    assert step.mix_batch(images, labels, mixer=0)[0].images.shape[0] == 8
+    assert step.mix_batch(Batch(images=images, labels=labels), mixer=0)[0].images.shape[0] == 8
     whole = made(mix=Blend())
     grouped = made(mix=Blend())
     grouped._setup = attrs.evolve(grouped._setup, plugins=attrs.evolve(grouped._setup.plugins, group_sizes=(4,)))
-    both, _ = grouped.mix_batch(images, labels, mixer=0, iteration=1)
-    first, _ = whole.mix_batch(images[:4], labels[:4], mixer=0, iteration=1)
+    both, _ = grouped.mix_batch(Batch(images=images, labels=labels), mixer=0, iteration=1)
+    first, _ = whole.mix_batch(Batch(images=images[:4], labels=labels[:4]), mixer=0, iteration=1)
     assert torch.equal(both.images[:4], first.images)
     assert both.lam[0] != both.lam[4], "each group has its own draws"
     assert both.partner[4:].tolist() == [7, 4, 5, 6]
     with pytest.raises(HookError, match="group_size = 4 does not divide"):
-        grouped.mix_batch(images[:6], labels[:6], mixer=0)
+        grouped.mix_batch(Batch(images=images[:6], labels=labels[:6]), mixer=0)
 
 
 def test_draws_depend_on_the_iteration_alone() -> None:

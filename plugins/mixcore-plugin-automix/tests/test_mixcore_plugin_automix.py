@@ -18,7 +18,7 @@ from mixcore_plugin_automix.schedules import learning_momentum
 from torch import Tensor, nn
 
 import mixcore
-from mixcore.api import ConfigError, Step, beta, draw_partners
+from mixcore.api import Batch, ConfigError, Step, beta, draw_partners
 from mixcore.rng import keyed_generator
 from mixcore.step.step import TrainingStep
 from mixcore.testing import MixerContract, TinyConvNet, run_example
@@ -553,14 +553,14 @@ def test_masks_over_lam_leave_no_trace() -> None:
     step(images, labels, epoch=0, iteration=0)
     before = {name: value.clone() for name, value in step.state_dict().items() if isinstance(value, Tensor)}
     modes = [module.training for module in step.modules()]
-    low, high = step.previews(images, labels, (0.1, 0.9))["automix"]
+    low, high = step.previews(Batch(images=images, labels=labels), (0.1, 0.9))["automix"]
     assert all(torch.equal(value, before[name]) for name, value in step.state_dict().items() if name in before)
     assert [module.training for module in step.modules()] == modes
     assert low.mask is not None
     assert high.mask is not None
     assert (low.mask - high.mask).abs().max() > 0.01
     assert low.partner.tolist() == [1, 2, 3, 4, 5, 0]
-    again = step.previews(images[:2], labels[:2], (0.1,))["automix"][0]
+    again = step.previews(Batch(images=images[:2], labels=labels[:2]), (0.1,))["automix"][0]
     torch.testing.assert_close(again.mask[:1], low.mask[:1], msg="in eval mode other images do not matter")
 
 
