@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mixcore.config.faults import Fault, Path
-from mixcore.config.schema import MixTable, PluginTable
+from mixcore.config.schema import PluginTable, table_class
 from mixcore.config.structure import option_fields, structure
 from mixcore.config.tables import CORE_KEYS, plain
 from mixcore.discovery.alternatives import names_of_role
@@ -20,12 +20,12 @@ from mixcore.discovery.catalogue import Entry, find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
 from mixcore.errors import ConfigError, PluginError
+from mixcore.hooks.roles import EXTRA, ROLES, SUGGESTED_ROLES, TABLE_ROLES, role_of
 
-__all__ = ["PluginTables", "Selected", "Selection", "plain_options", "select"]
+__all__ = ["Selected", "Selection", "plain_options", "select"]
 
 BACKBONE_OF_TIMM = "timm"
 """The builtin that takes every backbone name which no entry point has, as its option `model`."""
-DEFAULTS = {"mix": "none", "labels": "weights", "loss": "soft_cross_entropy"}
 
 
 @attrs.frozen(eq=False)
@@ -61,66 +61,52 @@ def plain_options(plugin: Any) -> dict[str, Any]:
     return options
 
 
-@attrs.frozen(kw_only=True)
-class PluginTables:
-    """The tables to select from; an instance of a plugin class may stand for a table. What is absent has a default."""
-
-    data: Any = None
-    backbone: Any = None
-    mix: Sequence[Any] = ()
-    labels: Any = None
-    loss: Any = None
-    extra: Sequence[Any] = ()
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class Selection:
-    """The plugins of a run."""
+    """The plugins of a run. Its instances are for one run: what is registered is what was selected."""
 
-    data: Selected | None
-    backbone: Selected | None
-    mix: tuple[Selected, ...]
-    labels: Selected
-    loss: Selected
-    extra: tuple[Selected, ...]
+    of: Mapping[str, tuple[Selected, ...]]
+    """Role -> its plugins, in the order of the table of roles; empty where a foreign loop needs none."""
     predictor: str | None
     """The predictor that the mixers suggest."""
 
+    def everyone(self) -> tuple[Selected, ...]:
+        """All of them, role by role."""
+        return tuple(selected for group in self.of.values() for selected in group)
 
-def select(wanted: PluginTables) -> tuple[Selection | None, list[Fault]]:
-    """Every plugin that the tables name, or None and every fault found."""
+
+def select(tables: Mapping[str, Sequence[Any]]) -> tuple[Selection | None, list[Fault]]:
+    """Every plugin that the tables name, or None and every fault found.
+
+    `tables` has those of each role; an instance of a plugin class may stand for a table. A role that is absent or empty
+    gets what the mixers suggest, or its default.
+    """
     claims = installed()
     faults: list[Fault] = []
+    found: dict[str, tuple[Selected, ...]] = {}
+    for name in TABLE_ROLES:  # mixers come before the roles that they suggest plugins for
+        given = tables.get(name) or _default_tables(name, found.get("mix", ()), faults)
+        found[name] = _select_role(name, given, claims, faults)
+    predictor = _suggested("predictor", found["mix"], faults)
+    return (None, faults) if faults else (Selection(of=found, predictor=predictor), [])
 
-    def one(role: str, table: Any, path: Path) -> Selected | None:
-        if table is None:
-            return None
-        found, own = _select_one(role, table, path, claims)
+
+def _select_role(
+    role: str, tables: Sequence[Any], claims: Mapping[str, list[Entry]], faults: list[Fault]
+) -> tuple[Selected, ...]:
+    chosen = []
+    for index, table in enumerate(tables):
+        selected, own = _select_one(role, table, (role,) if len(tables) == 1 else (role, index), claims)
         faults.extend(own)
-        return found
-
-    def several(role: str, tables: Sequence[Any]) -> tuple[Selected, ...]:
-        paths: list[Path] = [(role,) if len(tables) == 1 else (role, index) for index in range(len(tables))]
-        found = [one(role, table, path) for table, path in zip(tables, paths, strict=True)]
-        return tuple(selected for selected in found if selected is not None)
-
-    data = one("data", wanted.data, ("data",))
-    backbone = one("backbone", wanted.backbone, ("backbone",))
-    mix = several("mix", wanted.mix or (MixTable(name=DEFAULTS["mix"]),))
-    labels = one("labels", wanted.labels or _default_table("labels", mix, faults), ("labels",))
-    loss = one("loss", wanted.loss or _default_table("loss", mix, faults), ("loss",))
-    extra = several("extra", wanted.extra)
-    predictor = _suggested("predictor", mix, faults)
-    if faults or labels is None or loss is None:
-        return None, faults
-    selection = Selection(
-        data=data, backbone=backbone, mix=mix, labels=labels, loss=loss, extra=extra, predictor=predictor
-    )
-    return selection, []
+        if selected is not None:
+            chosen.append(selected)
+    return tuple(chosen)
 
 
-def _default_table(role: str, mixers: Sequence[Selected], faults: list[Fault]) -> PluginTable:
-    return PluginTable(name=_suggested(role, mixers, faults) or DEFAULTS[role])
+def _default_tables(role: str, mixers: Sequence[Selected], faults: list[Fault]) -> tuple[PluginTable, ...]:
+    suggested = _suggested(role, mixers, faults) if role in SUGGESTED_ROLES else None
+    name = suggested or ROLES[role].default
+    return () if name is None else (table_class(role)(name=name),)
 
 
 def _suggested(what: str, mixers: Sequence[Selected], faults: list[Fault]) -> str | None:
@@ -176,17 +162,17 @@ def _given_instance(role: str, plugin: Any) -> Selected:
     label = type(plugin).__name__
     check_class(type(plugin), label)
     _check_role(role, type(plugin), label)
-    table = (MixTable if role == "mix" else PluginTable)(name=label.lower())
-    return Selected(role, table, plugin, label, declared(plugin, label))
+    return Selected(role, table_class(role)(name=label.lower()), plugin, label, declared(plugin, label))
 
 
 def _check_role(role: str, cls: type[Any], label: str) -> None:
     """A table takes only a class of its own role, [[extra]] only one without."""
-    own = getattr(cls, "role", None)
-    if own == (None if role == "extra" else role):
+    own = role_of(cls)
+    if own == role:
         return
-    belongs = f"[{own}]" if own else "[[extra]]"
-    expected = "no role" if role == "extra" else f"role {role}"
-    raise ConfigError(
-        f"{label} has {f'role {own}' if own else 'no role'}, expected a plugin with {expected}; it belongs in {belongs}"
-    )
+    belongs = f"in {'[[extra]]' if own == EXTRA else f'[{own}]'}" if ROLES[own].table else "in another plugin's option"
+    raise ConfigError(f"{label} has {_role(own)}, expected a plugin with {_role(role)}; it belongs {belongs}")
+
+
+def _role(name: str) -> str:
+    return "no role" if name == EXTRA else f"role {name}"

@@ -17,13 +17,13 @@ from mixcore.config.run_dir import default_dir
 from mixcore.config.schema import RunConfig
 from mixcore.config.structure import option_fields
 from mixcore.config.tables import config_to_tree, read_tree
-from mixcore.discovery.select import PluginTables, Selected, Selection, select
+from mixcore.discovery.select import Selected, Selection, select
 from mixcore.errors import ConfigError
+from mixcore.hooks.roles import ROLES
 from mixcore.options import is_place
 
 __all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
 
-_PLUGIN_TABLES = tuple(field.name for field in attrs.fields(PluginTables))
 _COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})
 """Keys of the core that change no number: where and on what a run happens, and how often it says something."""
 
@@ -57,7 +57,7 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
-    selection, plugin_faults = select(_wanted(read.values))
+    selection, plugin_faults = select(_several(read.values))
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
         raise_faults(faults, str(path), merged.place)
@@ -76,8 +76,9 @@ def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Lay
     return layers
 
 
-def _wanted(values: Mapping[str, Any]) -> PluginTables:
-    return PluginTables(**{key: values[key] for key in _PLUGIN_TABLES if key in values})
+def _several(values: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """The tables of each role that could be read."""
+    return {key: value if ROLES[key].several else (value,) for key, value in values.items() if key in ROLES}
 
 
 def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, Any]) -> list[Fault]:
@@ -88,22 +89,15 @@ def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, 
 def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
     faults: list[Fault] = []
 
-    def complete(selected: Selected | None) -> Any:
-        assert selected is not None
+    def complete(selected: Selected) -> Any:
         try:
             return selected.complete_table()
         except ConfigError as error:
             faults.append(Fault((selected.role,), f"{selected.label}: {error}"))
             return None
 
-    tables: dict[str, Any] = {
-        "data": complete(selection.data),
-        "backbone": complete(selection.backbone),
-        "mix": tuple(map(complete, selection.mix)),
-        "labels": complete(selection.labels),
-        "loss": complete(selection.loss),
-        "extra": tuple(map(complete, selection.extra)),
-    }
+    completed = {role: tuple(map(complete, group)) for role, group in selection.of.items()}
+    tables: dict[str, Any] = {role: group if ROLES[role].several else group[0] for role, group in completed.items()}
     if faults:
         raise_faults(faults, "the configuration")
     config = attrs.evolve(
@@ -126,12 +120,9 @@ def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
 
 def _with_paths(selection: Selection) -> Iterator[tuple[Path, Selected]]:
     """The plugins of the run, each with the path of its table in the resolved tree."""
-    for role in _PLUGIN_TABLES:
-        chosen = getattr(selection, role)
-        if isinstance(chosen, tuple):
-            yield from (((role, index), selected) for index, selected in enumerate(chosen))
-        elif chosen is not None:
-            yield (role,), chosen
+    for role, group in selection.of.items():
+        for index, selected in enumerate(group):
+            yield ((role, index) if ROLES[role].several else (role,)), selected
 
 
 def _places(table: Any, path: Path) -> Iterator[Path]:
