@@ -33,6 +33,8 @@ class Loaded:
     """A checked configuration with nothing left to defaults: it says the same when the defaults change."""
 
     config: RunConfig
+    selection: Selection = attrs.field(eq=False, repr=False)
+    """The plugins that `config` names: these instances are the run's, which registers them."""
     resolved: dict[str, Any]
     """The plain TOML tree of `config`; it reads back as the same configuration."""
     text: str
@@ -110,6 +112,7 @@ def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
     places = frozenset(path for path, selected in _with_paths(selection) for path in _places(selected.plugin, path))
     return Loaded(
         config=config,
+        selection=selection,
         resolved=resolved,
         text=tomli_w.dumps(resolved),
         places=places,
