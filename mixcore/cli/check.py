@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mixcore.children import child_environment, python_module
+from mixcore.hooks.roles import ROLES
 
 if TYPE_CHECKING:
     from mixcore.discovery.catalogue import Entry
@@ -28,7 +29,6 @@ LIMIT = 900
 """Seconds that all checks of one plugin may take, by default."""
 PROCESSES = 4
 """Processes that one plugin is given: the first, and one after each check that ended one."""
-LABELS = {"mix": "mixer", "labels": "label policy", "extra": "extra", "backbone": "backbone", "data": "data set"}
 
 
 @click.command("check", short_help="Check that plugins keep the contract.")
@@ -131,7 +131,7 @@ def _planned(loads: Mapping[str, Any], only: Collection[str], plugin: str) -> di
     plan: dict[str, str] = loads.get("plan", {})
     unknown = [name for name in only if plan and name not in (*plan, "loads")]
     if unknown:
-        role = LABELS.get(loads["role"], loads["role"])
+        role = ROLES[loads["role"]].title
         raise click.UsageError(
             f"--only {unknown[0]}: {plugin} is a {role}, which has no such check{suggestion(unknown[0], plan)}; "
             f"its checks: {', '.join(plan)}"
@@ -200,7 +200,7 @@ def _print(report: Mapping[str, Any]) -> None:
     """A table with a row per check; what several rows failed for stands above it, once."""
     from mixcore.cli.table import print_table
 
-    role = LABELS.get(report["role"], report["role"]) or "role unknown"
+    role = "role unknown" if report["role"] is None else ROLES[report["role"]].title
     title = f"{report['name']} ({report['distribution']} {report['version']}), {role}, on {report['device']}"
     checks = report["checks"]
     causes = Counter(_cause(check) for check in checks if check["state"] == "failed")

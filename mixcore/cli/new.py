@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from mixcore.hooks.roles import ROLES as EVERY_ROLE
 from mixcore.scaffold import ROLES
 
 __all__ = ["command"]
+
+TITLES = {role: EVERY_ROLE[role].title for role in ROLES}
 
 
 @click.command("new", short_help="Make a new plugin: a distribution to fill in.")
@@ -18,7 +21,7 @@ __all__ = ["command"]
     type=click.Choice(ROLES),
     default="mix",
     show_default=True,
-    help="What it does: mix images, weigh their labels, or be the loss.",
+    help=f"What it is: {', '.join(f'{role} for a {title}' for role, title in TITLES.items())}.",
 )
 @click.option(
     "--dir",

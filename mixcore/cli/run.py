@@ -48,7 +48,7 @@ def command(
     if not _among_several(os.environ):
         read_config(config, overrides)  # before all that follows imports torch, which takes seconds
 
-    from mixcore.discovery.manager import build_plugins
+    from mixcore.discovery.manager import register_selection
     from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
     from mixcore.run.folder import RunFolder
     from mixcore.run.launch import is_child, launch, raised_on_rank_zero, reported
@@ -63,7 +63,7 @@ def command(
             loaded = load_config(config, overrides)
             folder = RunFolder(Path(loaded.resolved["run"]["dir"]))
             check_dir(loaded.resolved["run"]["dir"])
-            plugins = build_plugins(loaded.config)
+            plugins = register_selection(loaded.selection)
             if not dry_run:
                 folder.check_owner(loaded.resolved, loaded.places)
         if dry_run:
@@ -77,7 +77,7 @@ def command(
             launch(_arguments(config, overrides, nproc, resume_from), nproc, debug=ctx.obj["debug"])
             return
         with raised_on_rank_zero(place.rank, PreemptedError, InterruptedRunError):
-            summary = run(loaded, folder, resume_from=resume_from)
+            summary = run(loaded, folder, plugins=plugins, resume_from=resume_from)
         if summary is not None:
             click.echo(f"done: {_result(folder)} ({folder.path})")
 

@@ -16,6 +16,7 @@ from mixcore.config.describe import LONGEST, cut
 from mixcore.config.faults import Fault, Path, dotted, nearest
 from mixcore.config.tables import CORE_KEYS
 from mixcore.config.text import MAX_DEPTH, BadTextError, key_lines, parse, tree_faults
+from mixcore.hooks.roles import TABLE_ROLES
 
 __all__ = ["Layer", "merge_layers", "overrides_layer", "read_layers"]
 
@@ -175,7 +176,7 @@ def merge_layers(layers: Sequence[Layer], faults: list[Fault], source: str) -> L
     merged = Layer({}, {}, source)
     for layer in layers:
         for key, value in layer.tree.items():
-            _merge_role(merged, layer, key, value, faults) if key in CORE_KEYS else _merge(merged, (key,), value)
+            _merge_role(merged, layer, key, value, faults) if key in TABLE_ROLES else _merge(merged, (key,), value)
         merged.places.update(layer.places)
     return merged
 

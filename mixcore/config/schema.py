@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 import attrs
 from attrs.validators import and_, ge, gt, le, lt, min_len, optional
 
+from mixcore.hooks.roles import TABLE_ROLES
+
 __all__ = [
     "PROTOCOL",
     "PROTOCOLS",
@@ -23,6 +25,7 @@ __all__ = [
     "RunSection",
     "ScheduleConfig",
     "TrainConfig",
+    "table_class",
 ]
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -83,6 +86,11 @@ class DataTable(PluginTable):
     """Reading processes of each training process, for data sets that do not fit in memory; 0: read in the same."""
     drop_last: bool = True
     """Whether the incomplete last batch of an epoch is dropped."""
+
+
+def table_class(role: str) -> type[PluginTable]:
+    """The class of a role's table: that of all, but where the core has keys of its own in it."""
+    return {"mix": MixTable, "data": DataTable}.get(role, PluginTable)
 
 
 @attrs.frozen(kw_only=True)
@@ -227,3 +235,11 @@ class RunConfig:
     train: TrainConfig = attrs.field(factory=TrainConfig)
     eval: EvalConfig = attrs.field(factory=EvalConfig)
     run: RunSection = attrs.field(factory=RunSection)
+
+    def plugin_tables(self) -> dict[str, tuple[PluginTable, ...]]:
+        """Role -> the tables that name its plugins; empty where the configuration has none."""
+        values = {role: getattr(self, role) for role in TABLE_ROLES}
+        return {
+            role: value if isinstance(value, tuple) else () if value is None else (value,)
+            for role, value in values.items()
+        }

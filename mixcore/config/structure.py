@@ -59,11 +59,16 @@ def structure(
                 faults += [attrs.evolve(fault, path=(*path, key, *fault.path)) for fault in invalid.faults]
         elif field.default is attrs.NOTHING:
             faults.append(Fault((*path, key), f"missing: {owner} needs it; expected {type_text(field.type)}"))
-    faults += _refusals(cls, fields, values, path)
+    instance = _unvalidated(cls, values)
+    if instance is not None:
+        faults += _refusals(instance, fields, values, path)
     if faults:
         return None, faults
     try:
-        return cls(**values), []
+        if instance is None:
+            return cls(**values), []  # raises once more, and says what the class objects to
+        attrs.validate(instance)  # type: ignore[arg-type]  # its defaults too
+        return instance, []
     except Exception as error:  # a converter or __attrs_post_init__ of a plugin may raise anything
         return None, [Fault(path, f"{owner} refuses these values: {error}")]
 
@@ -74,15 +79,21 @@ def _unknown_key(key: str, fields: Collection[str], owner: str, beside: Collecti
     return f"unknown key: {owner} {has}{core}{suggestion(key, [*fields, *beside])}"
 
 
-def _refusals(cls: type, fields: Mapping[str, attrs.Attribute[Any]], values: dict[str, Any], path: Path) -> list[Fault]:
-    """What the fields' validators say: each is run, where attrs itself would stop at the first."""
+def _unvalidated(cls: type[T], values: dict[str, Any]) -> T | None:
+    """The instance before its validators have spoken; None where keys are missing, or the class itself objects."""
     try:
         with attrs.validators.disabled():
-            instance = cls(**values)
+            return cls(**values)
     except Exception:
-        return []  # keys are missing, or the class itself objects: reported by the caller
+        return None
+
+
+def _refusals(
+    instance: object, fields: Mapping[str, attrs.Attribute[Any]], keys: Collection[str], path: Path
+) -> list[Fault]:
+    """What the fields' validators say: each is run, where attrs itself would stop at the first."""
     faults = []
-    for key in values:
+    for key in keys:
         field = fields[key]
         if field.validator is None:
             continue

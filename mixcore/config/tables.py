@@ -12,9 +12,10 @@ import attrs
 
 from mixcore.config.describe import cut
 from mixcore.config.faults import Fault, Path, dotted, raise_faults, suggestion
-from mixcore.config.schema import DataTable, MixTable, PluginTable, RunConfig
+from mixcore.config.schema import MixTable, PluginTable, RunConfig, table_class
 from mixcore.config.structure import structure
 from mixcore.errors import ConfigError
+from mixcore.hooks.roles import ROLES, TABLE_ROLES
 from mixcore.options import Saliency
 
 __all__ = [
@@ -30,24 +31,13 @@ __all__ = [
 
 Table = TypeVar("Table", bound=PluginTable)
 
-_EXAMPLES = {"data": "digits", "backbone": "resnet18"}
-_LISTS: dict[str, type[PluginTable]] = {"mix": MixTable, "extra": PluginTable}
-_SINGLES: dict[str, type[PluginTable]] = {
-    "data": DataTable,
-    "backbone": PluginTable,
-    "labels": PluginTable,
-    "loss": PluginTable,
-}
-
 
 def _core_keys(cls: type[PluginTable]) -> frozenset[str]:
     return frozenset(field.name for field in attrs.fields(cls)) - {"options", "path"}
 
 
-_INSIDE: dict[str, type[PluginTable]] = {"saliency": PluginTable}
-"""Plugin tables that stand inside an option of another plugin."""
-CORE_KEYS = {role: _core_keys(cls) for role, cls in (_SINGLES | _LISTS | _INSIDE).items()}
-"""Keys of each plugin table that belong to the core: no plugin has an option of such a name."""
+CORE_KEYS = {role: _core_keys(table_class(role)) for role in ROLES}
+"""Keys of each role's table that belong to the core: no plugin has an option of such a name."""
 
 
 @attrs.define
@@ -76,10 +66,9 @@ def read_tree(tree: Mapping[str, Any]) -> ReadTree:
     read = ReadTree()
     known = [field.name for field in attrs.fields(RunConfig)]
     for key, value in tree.items():
-        if key in _SINGLES:
-            read.values[key], faults = plugin_table(_SINGLES[key], value, (key,))
-        elif key in _LISTS:
-            read.values[key], faults = _table_list(_LISTS[key], value, key)
+        if key in TABLE_ROLES:
+            read_role = _table_list if TABLE_ROLES[key].several else _single_table
+            read.values[key], faults = read_role(value, key)
         elif key in known:
             read.values[key], faults = _plain_table(key, value)
         else:
@@ -87,10 +76,10 @@ def read_tree(tree: Mapping[str, Any]) -> ReadTree:
         if faults:
             read.values.pop(key, None)
         read.faults += faults
-    for key, example in _EXAMPLES.items():
-        if key not in tree:
+    for key, role in TABLE_ROLES.items():
+        if role.example and key not in tree:
             read.faults.append(
-                Fault((), f'[{key}] is missing: name one, such as [{key}] and name = "{example}" below it')
+                Fault((), f'[{key}] is missing: name one, such as [{key}] and name = "{role.example}" below it')
             )
     return read
 
@@ -114,13 +103,17 @@ class _Seed:
     seed: int = attrs.field(validator=attrs.fields(RunConfig).seed.validator)
 
 
-def _table_list(cls: type[PluginTable], value: object, key: str) -> tuple[tuple[PluginTable, ...], list[Fault]]:
+def _single_table(value: object, key: str) -> tuple[PluginTable | None, list[Fault]]:
+    return plugin_table(table_class(key), value, (key,))
+
+
+def _table_list(value: object, key: str) -> tuple[tuple[PluginTable, ...], list[Fault]]:
     tables = [value] if isinstance(value, Mapping) else value
     if not isinstance(tables, list | tuple):
         return (), [Fault((key,), f"expected tables: write [[{key}]] with a name below it")]
     read, faults = [], []
     for index, item in enumerate(tables):
-        table, own = plugin_table(cls, item, (key,) if len(tables) == 1 else (key, index))
+        table, own = plugin_table(table_class(key), item, (key,) if len(tables) == 1 else (key, index))
         faults += own
         if table is not None:
             read.append(table)
@@ -158,7 +151,7 @@ def config_to_tree(config: RunConfig) -> dict[str, Any]:
         value = getattr(config, field.name)
         if isinstance(value, PluginTable):
             tree[field.name] = _table_tree(value)
-        elif field.name in _LISTS:
+        elif field.name in TABLE_ROLES:
             if value:
                 tree[field.name] = [_table_tree(table) for table in value]
         elif value is not None:

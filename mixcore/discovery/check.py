@@ -22,6 +22,7 @@ from mixcore.discovery.declared import declared
 from mixcore.discovery.load import load
 from mixcore.discovery.select import plain_options
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
+from mixcore.hooks.roles import role_of
 
 __all__ = ["Checked", "check_all"]
 
@@ -71,7 +72,7 @@ def _check_here(name: str) -> dict[str, Any]:
     try:
         entry = find(name, installed())
         cls = load(entry)
-        found = {"role": getattr(cls, "role", None) or "extra"}
+        found = {"role": role_of(cls)}
         if any(field.default is attrs.NOTHING for field in option_fields(cls).values()):
             return found  # an option without default: an instance can only come from a configuration
         plugin = cls()

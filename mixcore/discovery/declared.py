@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ import attrs
 from mixcore.config.faults import suggestion
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.markers import PROJECT
+from mixcore.hooks.roles import EXTRA, ROLES, STEP_ROLES, SUGGESTED_ROLES, role_of
 
 __all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared", "own_attributes"]
 
@@ -28,22 +29,15 @@ NETWORK_NEEDS = frozenset({"attention", "stages", "features", "head", "tokens", 
 MIXER_NEEDS = frozenset({"mask"})
 """What a plugin may need of at least one mixer, and a mixer may provide: a mask that varies over the image."""
 LABEL_KINDS = ("class", "soft", "multi_label", "value")
-SUGGESTED = ("labels", "loss", "predictor")
-_PARTICIPANTS = ("mix", "labels", "loss", None)
-_ASKED: Mapping[str, tuple[str | None, ...]] = {
-    "build_data": ("data",),
-    "build_backbone": ("backbone",),
+SUGGESTED = (*SUGGESTED_ROLES, "predictor")
+_ASKED: Mapping[str, tuple[str, ...]] = {
+    **{role.duty: (name,) for name, role in ROLES.items() if role.duty is not None},
+    **{hook: (name,) for name, role in ROLES.items() for hook in role.hooks},
     "choose_mixer": (),
-    "generate_mix": ("mix",),
-    "preview_mix": ("mix",),
-    "map_saliency": ("saliency",),
-    "mix_labels": ("labels",),
-    "compute_loss": ("loss",),
-    "extra_losses": _PARTICIPANTS,
-    "scalars": _PARTICIPANTS,
-    "log_record": (None,),
+    "extra_losses": tuple(STEP_ROLES),
+    "scalars": tuple(STEP_ROLES),
 }
-"""Roles whose plugins are asked for a hook, None for extras; a hook that is not here is asked of every plugin."""
+"""Roles whose plugins are asked for a hook; a hook that is not here is asked of every plugin."""
 
 
 @attrs.frozen
@@ -130,7 +124,7 @@ def _check_spelling(cls: type, label: str) -> None:
 
 def _check_hooks(cls: type, label: str) -> None:
     """Refuse a hook that a plugin of this role is never asked for."""
-    role = getattr(cls, "role", None)
+    role = role_of(cls)
     for name, method in inspect.getmembers(cls, inspect.isfunction):
         marked = getattr(method, f"{PROJECT}_impl", None)
         if marked is None or marked.get("wrapper") or marked.get("hookwrapper") or role in _ASKED.get(name, (role,)):
@@ -138,20 +132,22 @@ def _check_hooks(cls: type, label: str) -> None:
         raise BrokenPluginError(f"{label}: class {cls.__name__} {_never_asked(name, role)}")
 
 
-def _never_asked(hook: str, role: str | None) -> str:
+def _never_asked(hook: str, role: str) -> str:
     roles = _ASKED[hook]
-    own = "no role" if role is None else f'role "{role}"'
+    own = "no role" if role == EXTRA else f'role "{role}"'
     if not roles:
         return f"implements {hook}, which the core does; extend it from outside: @hookimpl(wrapper=True)"
-    if roles is _PARTICIPANTS:
-        who, remedy = "mixers, label policies, losses and extras are", "ship an extra beside it"
-    elif roles == (None,):
-        who, remedy = "extras are", "ship an extra beside it"
+    if EXTRA in roles:
+        who, remedy = f"{_plurals(roles)} are", "ship an extra beside it"
     else:
-        owner = f"the owner of [{roles[0]}]"
-        who = f"{'a saliency' if roles == ('saliency',) else owner} is"
-        remedy = f'write role = "{roles[0]}"' if role is None else "ship a class of its own for it"
+        who = f"the owner of [{roles[0]}] is" if ROLES[roles[0]].table else f"a {ROLES[roles[0]].title} is"
+        remedy = f'write role = "{roles[0]}"' if role == EXTRA else "ship a class of its own for it"
     return f"implements {hook}, but has {own}, and only {who} asked for that hook; {remedy}"
+
+
+def _plurals(roles: Sequence[str]) -> str:
+    *others, last = (ROLES[role].plural for role in roles)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _near(name: object, allowed: Collection[str]) -> str:

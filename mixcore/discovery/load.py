@@ -19,11 +19,10 @@ from mixcore.config.structure import option_fields
 from mixcore.config.tables import CORE_KEYS
 from mixcore.discovery.catalogue import GROUP, Entry, host_version
 from mixcore.errors import BrokenPluginError, PluginVersionError
+from mixcore.hooks.roles import EXTRA, ROLES, role_of
 from mixcore.hooks.version import FIRST_MINOR, SPEC_VERSION
 
-__all__ = ["ROLES", "check_class", "load"]
-
-ROLES = ("backbone", "data", "mix", "saliency", "labels", "loss")
+__all__ = ["check_class", "load"]
 
 
 def load(entry: Entry) -> type[Any]:
@@ -107,11 +106,11 @@ def check_class(cls: Any, label: str) -> None:
     if cls.__eq__ is not object.__eq__:
         raise BrokenPluginError(f"{label} compares by value; put @attrs.define(eq=False, kw_only=True) above it")
     _check_spec(getattr(cls, "spec_version", FIRST_MINOR), label)
-    role = getattr(cls, "role", None)
-    if role is not None and role not in ROLES:
-        near = suggestion(role, ROLES) if isinstance(role, str) else ""
+    role, known = role_of(cls), [name for name in ROLES if name != EXTRA]
+    if getattr(cls, "role", None) is not None and role not in known:
+        near = suggestion(role, known) if isinstance(role, str) else ""
         raise BrokenPluginError(
-            f"{label} has role {role!r}, expected one of {', '.join(ROLES)}, or none for an extra{near}"
+            f"{label} has role {role!r}, expected one of {', '.join(known)}, or none for an extra{near}"
         )
     try:
         fields = option_fields(cls)
@@ -120,10 +119,10 @@ def check_class(cls: Any, label: str) -> None:
             f"{label}: the types of its fields cannot be read: {error}; names in them must be importable at run time, "
             "not only under TYPE_CHECKING"
         ) from error
-    reserved = sorted(CORE_KEYS[role or "extra"] & fields.keys())
+    reserved = sorted(CORE_KEYS[role] & fields.keys())
     if reserved:
         raise BrokenPluginError(
-            f"{label} has a field {reserved[0]!r}, a key of the core's own in [{role or 'extra'}]; give it another name"
+            f"{label} has a field {reserved[0]!r}, a key of the core's own in [{role}]; give it another name"
         )
 
 

@@ -11,39 +11,32 @@ from typing import Any
 import pluggy
 
 from mixcore.config.faults import Fault, raise_faults
-from mixcore.config.schema import MixTable, PluginTable, RunConfig
+from mixcore.config.schema import MixTable, RunConfig, table_class
 from mixcore.config.tables import plugin_table
 from mixcore.discovery.capabilities import check_mixers
 from mixcore.discovery.chooser import Chooser, probabilities_of
 from mixcore.discovery.nested import held_saliencies
 from mixcore.discovery.plugins import Plugins
-from mixcore.discovery.select import PluginTables, Selected, Selection, select
+from mixcore.discovery.select import Selection, select
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.calls import PluginCalls, check_implementations
 from mixcore.hooks.markers import PROJECT
+from mixcore.hooks.roles import ROLES
 from mixcore.hooks.specs import HookSpecs
 from mixcore.options import Saliency
 
-__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register"]
+__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection"]
 
 
 def build_plugins(config: RunConfig) -> Plugins:
-    """The plugins that the configuration names.
+    """The plugins that the configuration names, selected anew.
 
     Raises ConfigError with every fault of every table at once, or the one PluginError where that is all.
     """
-    wanted = PluginTables(
-        data=config.data,
-        backbone=config.backbone,
-        mix=config.mix,
-        labels=config.labels,
-        loss=config.loss,
-        extra=config.extra,
-    )
-    selection, faults = select(wanted)
+    selection, faults = select(config.plugin_tables())
     if selection is None:
         raise_faults(faults, "the configuration")
-    return _register_all(selection)
+    return register_selection(selection)
 
 
 def build_method_plugins(mix: Any = "none", labels: Any = None, loss: Any = None, extra: Sequence[Any] = ()) -> Plugins:
@@ -53,29 +46,26 @@ def build_method_plugins(mix: Any = "none", labels: Any = None, loss: Any = None
     `extra` may be lists of these. Raises as :func:`build_plugins` does.
     """
     faults: list[Fault] = []
-
-    def table(value: Any, cls: type[PluginTable], role: str) -> Any:
-        if isinstance(value, str):
-            return cls(name=value)
-        if not isinstance(value, Mapping):
-            return value
-        read, own = plugin_table(cls, value, (role,))
-        faults.extend(own)
-        return read
-
-    mixers = list(mix) if isinstance(mix, Sequence) and not isinstance(mix, str) else [mix]
-    extras = list(extra) if isinstance(extra, Sequence) and not isinstance(extra, str) else [extra]
-    selection, more = select(
-        PluginTables(
-            mix=[found for value in mixers if (found := table(value, MixTable, "mix")) is not None],
-            labels=table(labels, PluginTable, "labels"),
-            loss=table(loss, PluginTable, "loss"),
-            extra=[found for value in extras if (found := table(value, PluginTable, "extra")) is not None],
-        )
-    )
+    tables: dict[str, list[Any]] = {}
+    for role, given in (("mix", mix), ("labels", labels), ("loss", loss), ("extra", extra)):
+        listed = isinstance(given, Sequence) and not isinstance(given, str) and ROLES[role].several
+        read = [_table(value, role, faults) for value in (given if listed else [given])]
+        tables[role] = [table for table in read if table is not None]
+    selection, more = select(tables)
     if selection is None or faults:
         raise_faults([*faults, *more], "these plugins")
-    return _register_all(selection)
+    return register_selection(selection)
+
+
+def _table(value: Any, role: str, faults: list[Fault]) -> Any:
+    """A name or a mapping as the table of its role, an instance as it is; None for none, and where it has faults."""
+    if isinstance(value, str):
+        return table_class(role)(name=value)
+    if not isinstance(value, Mapping):
+        return value
+    read, own = plugin_table(table_class(role), value, (role,))
+    faults.extend(own)
+    return read
 
 
 def register(manager: pluggy.PluginManager, plugin: Any, name: str, label: str) -> None:
@@ -95,21 +85,16 @@ def new_manager() -> pluggy.PluginManager:
     return manager
 
 
-def _register_all(selection: Selection) -> Plugins:
+def register_selection(selection: Selection) -> Plugins:
+    """The plugins of a selection, registered: once, for one run.
+
+    Raises ConfigError or PluginError for hooks that do not fit, and for plugins that do not fit together.
+    """
     manager = new_manager()
     chooser = Chooser()
     manager.register(chooser, "mixcore")
-    groups: dict[str, tuple[Selected, ...]] = {
-        "data": _present(selection.data),
-        "backbone": _present(selection.backbone),
-        "mix": selection.mix,
-        "labels": (selection.labels,),
-        "loss": (selection.loss,),
-        "extra": selection.extra,
-        "saliency": selection.saliency,
-    }
     faults = []
-    for role, group in groups.items():
+    for role, group in selection.of.items():
         for index, item in enumerate(group):
             try:
                 register(manager, item.plugin, f"{role}[{index}].{item.table.name}", item.label)
@@ -117,60 +102,41 @@ def _register_all(selection: Selection) -> Plugins:
                 faults.append(Fault((), str(error), error))
     if faults:
         raise_faults(faults, "the selected plugins")
+    tables = [item.table for item in selection.of["mix"] if isinstance(item.table, MixTable)]
     calls = {
         role: tuple(PluginCalls(manager, item.plugin, item.table.name, item.label) for item in group)
-        for role, group in groups.items()
+        for role, group in selection.of.items()
     }
-    tables = [item.table for item in selection.mix if isinstance(item.table, MixTable)]
     plugins = Plugins(
         manager=manager,
-        data=next(iter(calls["data"]), None),
-        backbone=next(iter(calls["backbone"]), None),
-        mixers=calls["mix"],
-        labels=calls["labels"][0],
-        loss=calls["loss"][0],
-        extras=calls["extra"],
-        saliencies=calls["saliency"],
-        held=_held(groups, calls["saliency"]),
+        of=calls,
+        held=_held(selection, calls["saliency"]),
+        selection=selection,
         chooser=PluginCalls(manager, chooser, "mixcore", "mixcore"),
         probabilities=probabilities_of([table.probability for table in tables]),
         group_sizes=tuple(table.group_size for table in tables),
-        predictor=selection.predictor,
-        selected=tuple(item for group in groups.values() for item in group),
     )
-    check_owners(plugins.everyone, [item.role for item in plugins.selected])
+    _check_owners(plugins)
     check_mixers(plugins)
     return plugins
 
 
-_DUTIES = {
-    "data": "build_data",
-    "backbone": "build_backbone",
-    "mix": "generate_mix",
-    "saliency": "map_saliency",
-    "labels": "mix_labels",
-    "loss": "compute_loss",
-}
-
-
-def check_owners(everyone: Iterable[PluginCalls], roles: Iterable[str]) -> None:
+def _check_owners(plugins: Plugins) -> None:
     """Refuse the owner of a role that does not implement the hook of that role."""
-    for calls, role in zip(everyone, roles, strict=True):
-        duty = _DUTIES.get(role)
-        if duty is not None and not calls.has(duty):
-            raise BrokenPluginError(f"{calls.label} has role {role} but does not implement {duty}; see docs/hooks.md")
+    for role, group in plugins.of.items():
+        duty = ROLES[role].duty
+        for calls in group:
+            if duty is not None and not calls.has(duty):
+                raise BrokenPluginError(
+                    f"{calls.label} has role {role} but does not implement {duty}; see docs/hooks.md"
+                )
 
 
-def _held(groups: Mapping[str, Iterable[Selected]], saliencies: Iterable[PluginCalls]) -> dict[Saliency, PluginCalls]:
+def _held(selection: Selection, saliencies: Iterable[PluginCalls]) -> dict[Saliency, PluginCalls]:
     """For what each option holds, the calls into its plugin."""
     calls_of = {id(calls.plugin): calls for calls in saliencies}
     return {
         saliency: calls_of[id(item.held[key].plugin)]
-        for group in groups.values()
-        for item in group
+        for item in selection.everyone()
         for key, saliency in held_saliencies(item.plugin)
     }
-
-
-def _present(item: Selected | None) -> tuple[Selected, ...]:
-    return () if item is None else (item,)

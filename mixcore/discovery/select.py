@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mixcore.config.faults import Fault, Path
-from mixcore.config.schema import MixTable, PluginTable
+from mixcore.config.schema import PluginTable, table_class
 from mixcore.config.structure import option_fields, structure
 from mixcore.config.tables import CORE_KEYS, plain
 from mixcore.discovery.alternatives import names_of_role
@@ -21,12 +21,12 @@ from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
 from mixcore.discovery.nested import held_saliencies, saliency_table, table_identity
 from mixcore.errors import ConfigError, PluginError
+from mixcore.hooks.roles import EXTRA, ROLES, SUGGESTED_ROLES, TABLE_ROLES, role_of
 
-__all__ = ["PluginTables", "Selected", "Selection", "plain_options", "select", "select_one"]
+__all__ = ["Selected", "Selection", "plain_options", "select", "select_one"]
 
 BACKBONE_OF_TIMM = "timm"
 """The builtin that takes every backbone name which no entry point has, as its option `model`."""
-DEFAULTS = {"mix": "none", "labels": "weights", "loss": "soft_cross_entropy"}
 
 
 @attrs.frozen(eq=False)
@@ -69,94 +69,84 @@ def plain_options(plugin: Any) -> dict[str, Any]:
     return options
 
 
-@attrs.frozen(kw_only=True)
-class PluginTables:
-    """The tables to select from; an instance of a plugin class may stand for a table. What is absent has a default."""
-
-    data: Any = None
-    backbone: Any = None
-    mix: Sequence[Any] = ()
-    labels: Any = None
-    loss: Any = None
-    extra: Sequence[Any] = ()
-
-
 @attrs.frozen(eq=False, kw_only=True)
 class Selection:
-    """The plugins of a run."""
+    """The plugins of a run. Its instances are for one run: what is registered is what was selected."""
 
-    data: Selected | None
-    backbone: Selected | None
-    mix: tuple[Selected, ...]
-    labels: Selected
-    loss: Selected
-    extra: tuple[Selected, ...]
-    saliency: tuple[Selected, ...]
-    """Those that options of the others hold: equal tables are one."""
+    of: Mapping[str, tuple[Selected, ...]]
+    """Role -> its plugins, in the order of the table of roles; empty where a foreign loop needs none.
+
+    The saliencies that options of the others hold come last; equal tables are one.
+    """
     predictor: str | None
     """The predictor that the mixers suggest."""
 
+    def everyone(self) -> tuple[Selected, ...]:
+        """All of them, role by role."""
+        return tuple(selected for group in self.of.values() for selected in group)
 
-def select(wanted: PluginTables) -> tuple[Selection | None, list[Fault]]:
-    """Every plugin that the tables name, or None and every fault found."""
+
+def select(tables: Mapping[str, Sequence[Any]]) -> tuple[Selection | None, list[Fault]]:
+    """Every plugin that the tables name, or None and every fault found.
+
+    `tables` has those of each role; an instance of a plugin class may stand for a table. A role that is absent or empty
+    gets what the mixers suggest, or its default.
+    """
     claims = installed()
     faults: list[Fault] = []
-    saliencies: dict[object, Selected] = {}
+    selecting = _Selecting(claims=claims, faults=faults)
+    found: dict[str, tuple[Selected, ...]] = {}
+    for name in TABLE_ROLES:  # mixers come before the roles that they suggest plugins for
+        given = tables.get(name) or _default_tables(name, found.get("mix", ()), faults)
+        found[name] = selecting.all_of(name, given)
+    predictor = _suggested("predictor", found["mix"], faults)
+    if faults:
+        return None, faults
+    return Selection(of={**found, "saliency": tuple(selecting.saliencies.values())}, predictor=predictor), []
 
-    def one(role: str, table: Any, path: Path) -> Selected | None:
-        if table is None:
-            return None
-        found, own = select_one(role, table, path, claims)
-        faults.extend(own)
-        return None if found is None else holding(found, path)
 
-    def holding(selected: Selected, path: Path) -> Selected:
+@attrs.define
+class _Selecting:
+    """What one selection has found so far."""
+
+    claims: Mapping[str, list[Entry]]
+    faults: list[Fault]
+    saliencies: dict[object, Selected] = attrs.field(factory=dict)
+    """Those that options hold, by what makes two of them one."""
+
+    def all_of(self, role: str, tables: Sequence[Any]) -> tuple[Selected, ...]:
+        """The plugins of a role that can be had, with what they hold; the rest is among the faults."""
+        paths: list[Path] = [(role,) if len(tables) == 1 else (role, index) for index in range(len(tables))]
+        found = [self._one(role, table, path) for table, path in zip(tables, paths, strict=True)]
+        return tuple(selected for selected in found if selected is not None)
+
+    def _one(self, role: str, table: Any, path: Path) -> Selected | None:
+        found, own = select_one(role, table, path, self.claims)
+        self.faults.extend(own)
+        return None if found is None else self._holding(found, path)
+
+    def _holding(self, selected: Selected, path: Path) -> Selected:
         held = {
-            key: _shared(saliencies, found)
+            key: self._shared(found)
             for key, saliency in held_saliencies(selected.plugin)
-            if (found := one("saliency", saliency_table(saliency), (*path, key))) is not None
+            if (found := self._one("saliency", saliency_table(saliency), (*path, key))) is not None
         }
         return attrs.evolve(selected, held=held) if held else selected
 
-    def several(role: str, tables: Sequence[Any]) -> tuple[Selected, ...]:
-        paths: list[Path] = [(role,) if len(tables) == 1 else (role, index) for index in range(len(tables))]
-        found = [one(role, table, path) for table, path in zip(tables, paths, strict=True)]
-        return tuple(selected for selected in found if selected is not None)
-
-    data = one("data", wanted.data, ("data",))
-    backbone = one("backbone", wanted.backbone, ("backbone",))
-    mix = several("mix", wanted.mix or (MixTable(name=DEFAULTS["mix"]),))
-    labels = one("labels", wanted.labels or _default_table("labels", mix, faults), ("labels",))
-    loss = one("loss", wanted.loss or _default_table("loss", mix, faults), ("loss",))
-    extra = several("extra", wanted.extra)
-    predictor = _suggested("predictor", mix, faults)
-    if faults or labels is None or loss is None:
-        return None, faults
-    selection = Selection(
-        data=data,
-        backbone=backbone,
-        mix=mix,
-        labels=labels,
-        loss=loss,
-        extra=extra,
-        saliency=tuple(saliencies.values()),
-        predictor=predictor,
-    )
-    return selection, []
+    def _shared(self, found: Selected) -> Selected:
+        """The saliency that was found first among equal ones."""
+        if not found.distribution:  # given as an instance, which is itself alone
+            return self.saliencies.setdefault(id(found.plugin), found)
+        try:
+            return self.saliencies.setdefault(table_identity(found.table.name, found.complete_options()), found)
+        except ConfigError:  # a value that only Python can give, such as a network
+            return self.saliencies.setdefault(id(found.plugin), found)
 
 
-def _shared(known: dict[object, Selected], found: Selected) -> Selected:
-    """The saliency that was found first among equal ones."""
-    if not found.distribution:  # given as an instance, which is itself alone
-        return known.setdefault(id(found.plugin), found)
-    try:
-        return known.setdefault(table_identity(found.table.name, found.complete_options()), found)
-    except ConfigError:  # a value that only Python can give, such as a network
-        return known.setdefault(id(found.plugin), found)
-
-
-def _default_table(role: str, mixers: Sequence[Selected], faults: list[Fault]) -> PluginTable:
-    return PluginTable(name=_suggested(role, mixers, faults) or DEFAULTS[role])
+def _default_tables(role: str, mixers: Sequence[Selected], faults: list[Fault]) -> tuple[PluginTable, ...]:
+    suggested = _suggested(role, mixers, faults) if role in SUGGESTED_ROLES else None
+    name = suggested or ROLES[role].default
+    return () if name is None else (table_class(role)(name=name),)
 
 
 def _suggested(what: str, mixers: Sequence[Selected], faults: list[Fault]) -> str | None:
@@ -213,19 +203,17 @@ def _given_instance(role: str, plugin: Any) -> Selected:
     label = type(plugin).__name__
     check_class(type(plugin), label)
     _check_role(role, type(plugin), label)
-    table = (MixTable if role == "mix" else PluginTable)(name=label.lower())
-    return Selected(role, table, plugin, label, declared(plugin, label))
+    return Selected(role, table_class(role)(name=label.lower()), plugin, label, declared(plugin, label))
 
 
 def _check_role(role: str, cls: type[Any], label: str) -> None:
     """A table takes only a class of its own role, [[extra]] only one without."""
-    own = getattr(cls, "role", None)
-    if own == (None if role == "extra" else role):
+    own = role_of(cls)
+    if own == role:
         return
-    belongs = f"[{own}]" if own else "[[extra]]"
-    if own == "saliency":
-        belongs = "an option that holds a saliency, such as [mix] saliency"
-    expected = "no role" if role == "extra" else f"role {role}"
-    raise ConfigError(
-        f"{label} has {f'role {own}' if own else 'no role'}, expected a plugin with {expected}; it belongs in {belongs}"
-    )
+    belongs = f"in {'[[extra]]' if own == EXTRA else f'[{own}]'}" if ROLES[own].table else "in another plugin's option"
+    raise ConfigError(f"{label} has {_role(own)}, expected a plugin with {_role(role)}; it belongs {belongs}")
+
+
+def _role(name: str) -> str:
+    return "no role" if name == EXTRA else f"role {name}"

@@ -17,13 +17,13 @@ from mixcore.config.run_dir import default_dir
 from mixcore.config.schema import RunConfig
 from mixcore.config.structure import option_fields
 from mixcore.config.tables import config_to_tree, read_tree
-from mixcore.discovery.select import PluginTables, Selected, Selection, select
+from mixcore.discovery.select import Selected, Selection, select
 from mixcore.errors import ConfigError
+from mixcore.hooks.roles import ROLES, TABLE_ROLES
 from mixcore.options import is_place
 
 __all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
 
-_PLUGIN_TABLES = tuple(field.name for field in attrs.fields(PluginTables))
 _SINCE: Mapping[Path, object] = {
     ("train", "matmul"): "highest",
     ("train", "benchmark"): False,
@@ -39,6 +39,8 @@ class Loaded:
     """A checked configuration with nothing left to defaults: it says the same when the defaults change."""
 
     config: RunConfig
+    selection: Selection = attrs.field(eq=False, repr=False)
+    """The plugins that `config` names: these instances are the run's, which registers them."""
     resolved: dict[str, Any]
     """The plain TOML tree of `config`; it reads back as the same configuration."""
     text: str
@@ -63,7 +65,7 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
-    selection, plugin_faults = select(_wanted(read.values))
+    selection, plugin_faults = select(_several(read.values))
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
         raise_faults(faults, str(path), merged.place)
@@ -84,8 +86,9 @@ def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Lay
     return layers
 
 
-def _wanted(values: Mapping[str, Any]) -> PluginTables:
-    return PluginTables(**{key: values[key] for key in _PLUGIN_TABLES if key in values})
+def _several(values: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """The tables of each role that could be read."""
+    return {key: value if ROLES[key].several else (value,) for key, value in values.items() if key in ROLES}
 
 
 def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, Any]) -> list[Fault]:
@@ -96,22 +99,15 @@ def _unless_unread(faults: Sequence[Fault], merged: Layer, values: Mapping[str, 
 def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
     faults: list[Fault] = []
 
-    def complete(selected: Selected | None) -> Any:
-        assert selected is not None
+    def complete(selected: Selected) -> Any:
         try:
             return selected.complete_table()
         except ConfigError as error:
             faults.append(Fault((selected.role,), f"{selected.label}: {error}"))
             return None
 
-    tables: dict[str, Any] = {
-        "data": complete(selection.data),
-        "backbone": complete(selection.backbone),
-        "mix": tuple(map(complete, selection.mix)),
-        "labels": complete(selection.labels),
-        "loss": complete(selection.loss),
-        "extra": tuple(map(complete, selection.extra)),
-    }
+    completed = {role: tuple(map(complete, group)) for role, group in selection.of.items() if role in TABLE_ROLES}
+    tables: dict[str, Any] = {role: group if ROLES[role].several else group[0] for role, group in completed.items()}
     if faults:
         raise_faults(faults, "the configuration")
     config = attrs.evolve(
@@ -124,6 +120,7 @@ def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
     places = frozenset(place for path, selected in _with_paths(selection) for place in _places(selected.plugin, path))
     return Loaded(
         config=config,
+        selection=selection,
         resolved=resolved,
         text=tomli_w.dumps(resolved),
         places=places,
@@ -134,13 +131,9 @@ def _resolve(config: RunConfig, selection: Selection, run_dir: str) -> Loaded:
 
 def _with_paths(selection: Selection) -> Iterator[tuple[Path, Selected]]:
     """The plugins of the run, each with the path of its table in the resolved tree."""
-    for role in _PLUGIN_TABLES:
-        chosen = getattr(selection, role)
-        if isinstance(chosen, tuple):
-            for index, selected in enumerate(chosen):
-                yield from _with_held((role, index), selected)
-        elif chosen is not None:
-            yield from _with_held((role,), chosen)
+    for role in TABLE_ROLES:
+        for index, selected in enumerate(selection.of[role]):
+            yield from _with_held((role, index) if ROLES[role].several else (role,), selected)
 
 
 def _with_held(path: Path, selected: Selected) -> Iterator[tuple[Path, Selected]]:

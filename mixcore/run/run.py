@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mixcore.data.fingerprint import fingerprints
-from mixcore.discovery.manager import build_plugins
+from mixcore.discovery.manager import register_selection
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import CheckpointError
 from mixcore.evaluate.evaluate import evaluate
@@ -51,13 +51,15 @@ _PREVIEWED = 4
 """Images whose masks over lam are pictured after every epoch."""
 
 
-def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) -> dict[str, Any] | None:
+def run(
+    loaded: Loaded, folder: RunFolder, *, plugins: Plugins | None = None, resume_from: str | None = None
+) -> dict[str, Any] | None:
     """Train what `loaded` says into `folder`, going on from its newest checkpoint, or from `resume_from`.
 
-    `resume_from` is "last", "previous" or None. Returns the summary on rank 0, None on the others. Raises
-    PreemptedError or InterruptedRunError after a checkpoint where a signal asked to stop; RunFolderError,
-    CheckpointError, ConfigError or DataError before training; NonFiniteLossError or StorageError with earlier
-    checkpoints kept.
+    `plugins` are those of `loaded` where the caller has registered them already. `resume_from` is "last", "previous" or
+    None. Returns the summary on rank 0, None on the others. Raises PreemptedError or InterruptedRunError after a
+    checkpoint where a signal asked to stop; RunFolderError, CheckpointError, ConfigError or DataError before training;
+    NonFiniteLossError or StorageError with earlier checkpoints kept.
     """
     place = find_place(os.environ)
     with StopSignals() as signals, ExitStack() as stack:
@@ -65,7 +67,7 @@ def run(loaded: Loaded, folder: RunFolder, *, resume_from: str | None = None) ->
         if place.rank == 0:
             folder.make()
             stack.enter_context(folder.held())
-        plugins = build_plugins(loaded.config)
+        plugins = plugins or register_selection(loaded.selection)
         with numerics(loaded.config.train), joined(loaded.config.run, place) as processes:
             session = build_session(loaded.config, plugins, processes)
             with signals.deferred():

@@ -23,6 +23,7 @@ from mixcore.discovery.manager import build_method_plugins, new_manager, registe
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.roles import STEP_ROLES, role_of
 from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
@@ -104,7 +105,7 @@ class Harness:
 
     def __init__(self, subject: Subject) -> None:
         self.cls: type = load(find(subject.plugin, installed())) if isinstance(subject.plugin, str) else subject.plugin
-        self.role: str = getattr(self.cls, "role", None) or "extra"
+        self.role = role_of(self.cls)
         self.plugin: Any = _instance(self.cls, subject.options, self.role)
         declared(self.plugin, self.cls.__name__)
         self.given = subject
@@ -131,7 +132,7 @@ class Harness:
         if not isinstance(self.subject.plugin, str):
             own = _instance(self.cls, table, self.role)
         tables: dict[str, Any] = {"mix": Columns(), "labels": "weights", "loss": _LOSSES[self.kinds[0]]}
-        if self.role in ("mix", "labels", "loss", "extra"):
+        if self.role in STEP_ROLES:
             tables[self.role] = own
         if self.role == "saliency":
             tables["mix"] = Shown(saliency=own)
@@ -146,15 +147,8 @@ class Harness:
 
     def owner(self, plugins: Plugins) -> PluginCalls:
         """The calls into the plugin that is checked; in a manager of its own where a training step has no such role."""
-        owners = {
-            "mix": plugins.mixers,
-            "saliency": plugins.saliencies,
-            "labels": (plugins.labels,),
-            "loss": (plugins.loss,),
-            "extra": plugins.extras,
-        }
-        if self.role in owners:
-            return owners[self.role][0]
+        if self.role in STEP_ROLES or self.role == "saliency":
+            return plugins.of[self.role][0]
         manager, plugin = new_manager(), self.rebuilt(self.subject.options)
         register(manager, plugin, self.role, self.cls.__name__)
         return PluginCalls(manager, plugin, self.role, self.cls.__name__)

@@ -47,7 +47,7 @@ def test_a_hook_that_leaves_is_named(watched: bool) -> None:
     with pytest.raises(HookError, match=r"build_data of leaver 1\.0 .*SystemExit\('no data today'\)"):
         calls.build_data()
     step = SimpleNamespace(epoch=2, iteration=9)
-    arguments = dict.fromkeys(("images", "labels", "probe", "modules", "task", "rng"))
+    arguments = dict.fromkeys(("images", "labels", "batch", "probe", "modules", "task", "rng"))
     said = r"generate_mix of leaver 1\.0 at epoch 2, iteration 9 called for the end of the process, SystemExit\(0\)"
     with pytest.raises(HookError, match=said) as left:
         calls.generate_mix(**arguments, step=step)
