@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -9,7 +10,7 @@ import attrs
 import torch
 
 from mixcore.testing.elsewhere import META, LeftOnHostError, NoKernelError, OtherDevice, ResultsElsewhere
-from mixcore.testing.harness import Harness, NotApplicableError
+from mixcore.testing.harness import Harness, NotApplicableError, Subject
 from mixcore.testing.places import place_of
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
@@ -24,10 +25,15 @@ def two_steps_on_another_device(harness: Harness) -> None:
         if harness.device.type == "cuda":
             _watch_reads(harness)
         try:
-            _train(Harness(attrs.evolve(harness.given, device=META.type)))
+            _train(Harness(_elsewhere(harness.given)))
         except NoKernelError as missing:
             _watch_reads(harness)
             raise NotApplicableError(f"{missing}, so that only reads of values were looked for") from missing
+
+
+def _elsewhere(given: Subject) -> Subject:
+    """The subject on the meta device; a module among its options is a copy, because nothing comes back from there."""
+    return attrs.evolve(given, device=META.type, options=copy.deepcopy(given.options))
 
 
 @contextmanager

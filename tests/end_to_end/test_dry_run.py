@@ -89,7 +89,7 @@ class Nothing:
 
     @hookimpl
     def build_backbone(self, task):
-        return nn.Identity()
+        return nn.Identity
 """
 
 

@@ -19,10 +19,10 @@ import torch
 
 from mixcore.config.schema import RunSection
 from mixcore.errors import ConfigError, MixcoreError
+from mixcore.run import launch as launching
 from mixcore.run.launch import raised_on_rank_zero, reported
 from mixcore.run.place import Place
 from mixcore.run.processes import _check_devices, _choose_device, _first_host, joined
-from mixcore.train import launch as launching
 from mixcore.train.agreement import Agreement, Processes
 
 

@@ -139,7 +139,7 @@ def test_faults_have_the_full_path(given: Any, message: str) -> None:
 
 
 def test_a_saliency_is_no_table_of_its_own() -> None:
-    with pytest.raises(ConfigError, match="belongs in an option that holds a saliency"):
+    with pytest.raises(ConfigError, match="belongs in another plugin's option"):
         step_with(mix="fine_grained")
 
 

@@ -274,7 +274,9 @@ def test_a_run_that_compiles_evaluates_all_its_networks_compiled(
     compiled = state.step.compiled(networks)
     assert set(networks) <= compiled.keys()
     assert state.ema is not None
-    assert {id(state.step.model), id(state.ema.module)} <= {id(getattr(function, "__self__", function)) for function in made}
+    assert {id(state.step.model), id(state.ema.module)} <= {
+        id(getattr(function, "__self__", function)) for function in made
+    }
     count = len(made)
     assert state.step.compiled(networks) == compiled
     assert len(made) == count, "nothing is compiled anew at every evaluation"
