@@ -9,6 +9,7 @@ tensor of the last checkpoint's network and parts are compared. OLD and NEW are 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -58,10 +59,18 @@ def train(python: str, config: Path, run: Path, epochs: int) -> None:
 
 
 def compare(old: Path, new: Path) -> list[str]:
-    """Names of the records and tensors that differ."""
-    records = [Path(run, "metrics.jsonl").read_text() for run in (old, new)]
+    """Names of the numbers and tensors that differ; a number that only the new one records is none of them."""
+    records = [list(map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())) for run in (old, new)]
     states = [torch.load(run / "checkpoints/last.pt", weights_only=True)["step"] for run in (old, new)]
-    different = [] if records[0] == records[1] else ["metrics.jsonl"]
+    different = [] if len(records[0]) == len(records[1]) else ["metrics.jsonl"]
+    different += sorted(
+        {
+            f"metrics.jsonl: {key}"
+            for ours, theirs in zip(*records, strict=False)
+            for key in ours
+            if theirs.get(key) != ours[key]
+        }
+    )
     different += sorted(states[0].keys() ^ states[1].keys())
     shared = states[0].keys() & states[1].keys()
     return different + sorted(name for name in shared if not torch.equal(states[0][name], states[1][name]))
