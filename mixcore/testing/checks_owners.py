@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from mixcore.api import Data, Resident, Task
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
+from mixcore.networks.interface import has_interface, logits_of
 from mixcore.networks.stages import stage_names
 from mixcore.testing.expect import expect
 from mixcore.testing.fakes import Neighbours, TinyConvNet
-from mixcore.testing.harness import Harness
+from mixcore.testing.harness import Harness, NotApplicableError
 
 __all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS", "LOSS_CHECKS"]
 
@@ -68,23 +69,37 @@ def _view_loss(harness: Harness, mixer: Neighbours, times: int = 1) -> float:
     return report.losses["mix"].item()
 
 
-def timm_interface(harness: Harness) -> None:
-    """forward_features, forward_head, get_classifier, num_features and feature_info agree, as in timm."""
-    task = harness.task()
-    model: Any = harness.step().model.eval()
+def logits_fit_the_task(harness: Harness) -> None:
+    """The network makes logits [M,K] of images, as a tensor or as an output with `.logits`."""
+    model = harness.step().model.eval()
     images, _ = harness.batch(3)
+    with torch.no_grad():
+        logits = logits_of(model(images))
+    expect(list(logits.shape) == [3, harness.task().num_classes], f"logits are {list(logits.shape)} of 3 images")
+
+
+def timm_interface(harness: Harness) -> None:
+    """What the network has of timm's interface agrees: its halves with the whole, its names with its modules."""
+    model: Any = harness.step().model.eval()
+    modules = dict(model.named_modules())
+    stages = stage_names(model)
+    for stage in stages:
+        expect(stage in modules, f"feature_info names {stage!r}, which is no module of the network")
+    if has_interface(model):
+        _halves_agree(model, harness.batch(3)[0])
+    elif not stages:
+        raise NotApplicableError("a plain module: it has nothing of timm's interface, and offers nothing that needs it")
+
+
+def _halves_agree(model: Any, images: Tensor) -> None:
     with torch.no_grad():
         features = model.forward_features(images)
         logits, pooled = model.forward_head(features), model.forward_head(features, pre_logits=True)
-        whole = model(images)
-    expect(list(logits.shape) == [3, task.num_classes], f"logits are {list(logits.shape)} of 3 images")
+        whole = logits_of(model(images))
     expect(torch.allclose(logits, whole, atol=1e-4), "forward(x) is not forward_head(forward_features(x))")
     expect(isinstance(model.get_classifier(), nn.Module), "get_classifier gives no module")
     width = getattr(model, "head_hidden_size", None) or model.num_features
     expect(list(pooled.shape) == [3, width], f"the head's input is {list(pooled.shape)}, num_features says {width}")
-    modules = dict(model.named_modules())
-    for stage in stage_names(model):
-        expect(stage in modules, f"feature_info names {stage!r}, which is no module of the network")
 
 
 def no_memory(harness: Harness) -> None:
@@ -93,7 +108,7 @@ def no_memory(harness: Harness) -> None:
     images, _ = harness.batch(3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
-        together, alone = model(images), model(images[:1])
+        together, alone = logits_of(model(images)), logits_of(model(images[:1]))
     expect(torch.allclose(together[:1], alone, atol=1e-4), "an image's logits depend on the other images of the batch")
     for name, value in model.state_dict().items():
         expect(torch.equal(value, before[name]), f"{name} changed in eval mode")
@@ -190,7 +205,11 @@ def two_steps_on_it(harness: Harness) -> None:
 
 LABEL_CHECKS = {"label_weights": label_weights}
 LOSS_CHECKS = {"the_loss_heeds_the_weights": the_loss_heeds_the_weights, "the_loss_is_a_mean": the_loss_is_a_mean}
-BACKBONE_CHECKS = {"timm_interface": timm_interface, "no_memory": no_memory}
+BACKBONE_CHECKS = {
+    "logits_fit_the_task": logits_fit_the_task,
+    "timm_interface": timm_interface,
+    "no_memory": no_memory,
+}
 DATA_CHECKS = {
     "batches_fit_the_task": batches_fit_the_task,
     "splits_differ": splits_differ,
