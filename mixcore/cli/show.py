@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mixcore.config.schema import RunConfig
+    from mixcore.discovery.plugins import Plugins
 
 __all__ = ["command", "picture"]
 
@@ -35,6 +36,7 @@ def command(
     """
     import attrs
 
+    from mixcore.discovery.manager import register_selection
     from mixcore.errors import ConfigError
     from mixcore.run.open import read_run
     from mixcore.run.resolve import load_config
@@ -48,14 +50,15 @@ def command(
         )
     out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
     heading = f"{saved.checkpoint if saved else config}   epoch {epoch}   seed {chosen.seed}"
-    sheet = picture(chosen, rows=rows, epoch=epoch, heading=heading, state=saved.state if saved else None)
+    plugins = register_selection(loaded.selection)
+    sheet = picture(chosen, plugins, rows=rows, epoch=epoch, heading=heading, state=saved.state if saved else None)
     with written(out, "name another file with --out"):
         sheet.save(out, format="png")
     click.echo(out)
 
 
 def picture(
-    config: RunConfig, *, rows: int, epoch: int, heading: str, state: dict[str, Any] | None = None
+    config: RunConfig, plugins: Plugins, *, rows: int, epoch: int, heading: str, state: dict[str, Any] | None = None
 ) -> Image.Image:
     """The contact sheet of the first batch of `epoch` (from 0): a section per mixer, with the weights in `state`.
 
@@ -63,7 +66,6 @@ def picture(
     """
     import attrs
 
-    from mixcore.discovery.manager import build_plugins
     from mixcore.pictures.previews import LAMS, preview_block
     from mixcore.pictures.sheet import Section, contact_sheet
     from mixcore.run.numerics import numerics
@@ -73,7 +75,6 @@ def picture(
 
     # not worth the wait for one batch
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False, ema_decay=None))
-    plugins = build_plugins(config)
     with numerics(config.train), joined(config.run, Place()) as processes:
         data = build_data(plugins, processes)
         check_groups(config, data, processes)

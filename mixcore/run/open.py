@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from mixcore.config.schema import RunConfig
 from mixcore.data.loader import Loader
 from mixcore.data.named import VALIDATION, evaluation_sets, for_evaluation
-from mixcore.discovery.manager import build_plugins
+from mixcore.discovery.manager import register_selection
 from mixcore.errors import CheckpointError, DataError, MixcoreError, RunFolderError
 from mixcore.evaluate.evaluate import Predictors, evaluate
 from mixcore.evaluate.metrics import Metric
@@ -119,7 +119,7 @@ def load_run(
     found = read_run(folder, checkpoint, wanted)
     config = found.configuration.config
     config = attrs.evolve(config, train=attrs.evolve(config.train, compile=False, checkpoint=False))
-    plugins = build_plugins(config)
+    plugins = register_selection(found.configuration.selection)
     with numerics(config.train), joined(config.run, Place()) as processes:
         data = build_data(plugins, processes)
         # nothing is trained, so how long the run was does not matter: one iteration stands for all
