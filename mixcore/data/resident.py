@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mixcore.data.foreign import exits_named
 from mixcore.data.sampling import Batches
-from mixcore.data.transfer import InputImages, to_device
+from mixcore.data.transfer import InputImages
+from mixcore.ops.draws import send
 from mixcore.rng import keyed_generator
 from mixcore.types import Batch, Resident
 
@@ -29,7 +30,7 @@ class ResidentTrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's share of batches start, start + 1, ... of the epoch, with `index`."""
-        order = to_device(self.batches.order(epoch), self.device)
+        order = send(self.batches.order(epoch), self.device)
         for iteration in range(start, len(self)):
             own = self.batches.own_positions(iteration)
             samples = order[own.start : own.stop : own.step]
@@ -45,7 +46,7 @@ class ResidentTrainLoader:
         positions = self.batches.positions(iteration)
         count = positions.stop - positions.start
         rng = keyed_generator(self.batches.seed, epoch, iteration, "augment")
-        return to_device(torch.rand(count, draws, generator=rng)[self.batches.share(count)], self.device)
+        return send(torch.rand(count, draws, generator=rng)[self.batches.share(count)], self.device)
 
 
 class ResidentEvalLoader:

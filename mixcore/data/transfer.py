@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixcore.ops.draws import send
 from mixcore.types import Task
 
-__all__ = ["InputImages", "to_device"]
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; towards CUDA through pinned memory, so that the host does not wait."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+__all__ = ["InputImages"]
 
 
 class InputImages:
@@ -25,8 +19,8 @@ class InputImages:
 
     def __init__(self, task: Task, device: torch.device, *, channels_last: bool) -> None:
         mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (task.mean, task.std))
-        self.factor = to_device((1 / (255 * std)).float(), device)
-        self.offset = to_device((-mean / std).float(), device)
+        self.factor = send((1 / (255 * std)).float(), device)
+        self.offset = send((-mean / std).float(), device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from mixcore.data.processes import WorkerProcesses
 from mixcore.data.randomness import preserved_generators
 from mixcore.data.samples import Fetched, Key, KeyedSamples
 from mixcore.data.sampling import Batches
-from mixcore.data.transfer import InputImages, to_device
+from mixcore.data.transfer import InputImages
 from mixcore.errors import UnreadableSampleError
+from mixcore.ops.draws import send
 from mixcore.rng import keyed_seed
 from mixcore.types import Batch, Task
 
@@ -63,8 +64,8 @@ class _Fetcher:
             if fetched.images is None or fetched.labels is None or fetched.index is None:
                 continue
             check_labels(fetched.labels, self.task, self.where)
-            images, labels = self.inputs(to_device(fetched.images, self.device)), to_device(fetched.labels, self.device)
-            index = to_device(fetched.index, self.device) if self.training else None
+            images, labels = self.inputs(send(fetched.images, self.device)), send(fetched.labels, self.device)
+            index = send(fetched.index, self.device) if self.training else None
             yield Batch(images=images, labels=labels, index=index)
         if len(self.unreadable) > known:
             logger.warning("%s", _describe(list(self.unreadable), "cannot be read and were skipped", self.where))

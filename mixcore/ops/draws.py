@@ -67,6 +67,6 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     """The host tensor on `device`, without waiting: the copy to an accelerator starts from pinned memory."""
     if device.type == "cpu":
         return tensor
-    if device.type == "cuda":
+    if device.type == "cuda" and tensor.is_cpu:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
