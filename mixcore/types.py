@@ -362,12 +362,15 @@ class Resident:
     """A data set that fits in memory: `images` uint8 [n,C,H,W] and `labels` [n], kept on the training device.
 
     `augment` is applied to training batches and gives images of the task's size; None leaves them as they are.
-    Normalisation is the loader's.
+    Normalisation is the loader's. `maps` are augmented together with the images, which needs an `augment` with the
+    method `on_maps(maps, uniforms)`: a map uint8 [N,c,h,w] and the images' own uniforms -> uint8 [N,c,H,W].
     """
 
     images: Tensor
     labels: Tensor
     augment: Augment | None = None
+    maps: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """uint8 [n,c,H,W] by name; a training batch has those that plugins read, float32 in [0,1]."""
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -47,6 +47,14 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
     if len(labels) != len(images):
         raise DataError(f"{where} has {len(images)} images and {len(labels)} labels; expected one label per image")
     check_labels(labels, task, where)
+    for name, found in resident.maps.items():
+        fits = found.ndim == 4 and len(found) == len(images) and found.shape[2:] == images.shape[2:]
+        if found.dtype != torch.uint8 or not fits:
+            height, width = images.shape[2:]
+            raise DataError(
+                f"the map {name!r} of {where} is {_layout(found)}; expected uint8 [{len(images)},c,{height},{width}], "
+                "one for each image and of its size"
+            )
 
 
 def check_image(image: object, task: Task, where: str) -> Tensor:

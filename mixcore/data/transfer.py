@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mixcore.types import Task
 
-__all__ = ["InputImages", "to_device"]
+__all__ = ["InputImages", "as_shares", "to_device"]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -15,6 +15,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def as_shares(maps: Tensor) -> Tensor:
+    """What hooks are given of a map: float32, uint8 values divided by 255."""
+    return maps.to(torch.float32).div_(255) if maps.dtype == torch.uint8 else maps.to(torch.float32)
 
 
 class InputImages:

@@ -110,7 +110,8 @@ def _from_plain(one: dict[str, Any]) -> Surveyed:
     if own is None:
         return Surveyed(**one)
     names = {key: frozenset(own[key]) for key in ("needs", "provides", "accepts")}
-    return Surveyed(**one, declared=Declared(**names, stages=tuple(own["stages"]), suggests=own["suggests"]))
+    rest = {"suggests": own["suggests"], "augmentations": own["augmentations"]}
+    return Surveyed(**one, declared=Declared(**names, stages=tuple(own["stages"]), maps=tuple(own["maps"]), **rest))
 
 
 def _look(name: str) -> Surveyed:

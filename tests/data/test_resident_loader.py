@@ -56,8 +56,8 @@ def test_augmented_batches_are_the_same_on_any_number_of_processes(world):
     given = data()
     shares = [train_loader(given, rank=rank, world=world).epoch(2) for rank in range(world)]
     for whole, *parts in zip(train_loader(given).epoch(2), *shares, strict=True):
-        assert torch.equal(whole[0], torch.cat([images for images, _ in parts]))
-        assert torch.equal(whole[1], torch.cat([labels for _, labels in parts]))
+        assert torch.equal(whole.images, torch.cat([images for images, _ in parts]))
+        assert torch.equal(whole.labels, torch.cat([labels for _, labels in parts]))
 
 
 def test_starting_inside_an_epoch_gives_the_rest_of_it():
