@@ -382,7 +382,9 @@ class Data:
 
     It gives (image, label) with image uint8 [C,H,W], normalised on the device, or floating and normalised already; it
     may draw from the global generators of python, numpy and torch, which the loader seeds per sample; it raises
-    UnreadableSampleError for a sample that it cannot read.
+    UnreadableSampleError for a sample that it cannot read. It may give (image, label, maps): maps by name, [c,H,W] of
+    the image's size, uint8 or floating in [0,1]. Where plugins want further augmentations, a sample is read again for
+    each.
     `repeats` > 1 asks for repeated augmentation: each image that many times in a row, in an epoch of unchanged length.
     """
 

@@ -70,7 +70,16 @@ def build_train_loader(
     )
     if isinstance(data.train, Resident):
         return ResidentTrainLoader(data.train, batches, inputs, device, augmentations=augmentations, maps=maps)
-    return WorkerTrainLoader(data.train, data.task, batches, inputs, workers=workers, device=device)
+    return WorkerTrainLoader(
+        data.train,
+        data.task,
+        batches,
+        inputs,
+        workers=workers,
+        device=device,
+        augmentations=augmentations,
+        maps=maps,
+    )
 
 
 def build_eval_loader(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from mixcore.data.loader import build_eval_loader, build_train_loader
-from mixcore.errors import DataError
+from mixcore.data.maps import given_maps
+from mixcore.errors import DataError, UnreadableSampleError
 from mixcore.ops.augment import CropFlip
 from mixcore.types import Data, Resident, Task
 
@@ -98,3 +100,67 @@ def test_evaluation_batches_have_neither():
     batch = next(iter(build_eval_loader(data, **settings).epoch(0)))
     assert batch.maps == {}
     assert batch.augmented == ()
+
+
+class Triples(Dataset):
+    """Images that are moved at random, each with the map "first", its first channel."""
+
+    def __init__(self, broken=(), move=None):
+        self.broken, self.move = broken, move or (lambda image: {"first": image[:1]})
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise UnreadableSampleError(f"{index} is broken", skip=True)
+        image = IMAGES[index].roll(int(torch.randint(8, ())), 2)
+        return image, index % 5, self.move(image)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_of_triples_gives_maps_and_is_read_again_for_further_augmentations(workers):
+    plain = list(train_loader(Triples()).epoch(0))
+    asked = list(train_loader(Triples(), workers=workers, maps=("first",), augmentations=2).epoch(0))
+    for one, other in zip(plain, asked, strict=True):
+        assert one.maps == {}
+        assert one.augmented == ()
+        assert torch.equal(one.images, other.images)
+        torch.testing.assert_close(other.maps["first"], other.images[:, :1])
+    first, second = asked[0].augmented
+    assert not torch.equal(first, second)
+    for image, again in zip(asked[0].images, first, strict=True):
+        assert any(torch.equal(image.roll(shift, 2), again) for shift in range(8))
+
+
+def test_a_substitute_has_its_own_maps_and_augmentations():
+    loader = train_loader(Triples(broken=(3,)), maps=("first",), augmentations=1, batch_size=50)
+    batch = next(iter(loader.epoch(0)))
+    assert 3 not in batch.index.tolist()
+    assert len(batch.augmented[0]) == len(batch.maps["first"]) == 50
+    for image, again in zip(batch.images, batch.augmented[0], strict=True):
+        assert any(torch.equal(image.roll(shift, 2), again) for shift in range(8))
+
+
+@pytest.mark.parametrize(
+    ("move", "message"),
+    [
+        (lambda image: [image], "is a tuple; a data set gives pairs .* or triples"),
+        (lambda _: {"depth": 1}, "has the maps depth; a plugin reads 'first'"),
+        (lambda image: {"first": image[:, :4]}, r"the map 'first' as uint8 \[3, 4, 8\]; expected a tensor \[c,8,8\]"),
+        (lambda image: {"first": image.long()}, r"the map 'first' as int64 \[3, 8, 8\]"),
+        (lambda image: {"first": image[: 1 + int(image[0, 0, 0]) % 2]}, "the maps 'first' of one batch are uint8"),
+    ],
+)
+def test_maps_of_samples_that_do_not_fit_are_refused(move, message):
+    with pytest.raises(DataError, match=message):
+        list(train_loader(Triples(move=move), maps=("first",)).epoch(0))
+
+
+def test_the_maps_of_a_set_are_known_before_the_first_iteration():
+    data = Data(train=Triples(broken=(0,)), validation=resident(), task=TASK)
+    before = torch.get_rng_state()
+    assert given_maps(data) == ("first",)
+    assert torch.equal(before, torch.get_rng_state())
+    assert given_maps(attrs.evolve(data, train=resident())) == ("first", "other")
+    assert given_maps(attrs.evolve(data, train=[(IMAGES[0], 1)])) == ()
