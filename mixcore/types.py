@@ -362,12 +362,15 @@ class Resident:
     """A data set that fits in memory: `images` uint8 [n,C,H,W] and `labels` [n], kept on the training device.
 
     `augment` is applied to training batches and gives images of the task's size; None leaves them as they are.
-    Normalisation is the loader's.
+    Normalisation is the loader's. `maps` are augmented together with the images, which needs an `augment` with the
+    method `on_maps(maps, uniforms)`: a map uint8 [N,c,h,w] and the images' own uniforms -> uint8 [N,c,H,W].
     """
 
     images: Tensor
     labels: Tensor
     augment: Augment | None = None
+    maps: Mapping[str, Tensor] = attrs.field(factory=dict)
+    """uint8 [n,c,H,W] by name; a training batch has those that plugins read, float32 in [0,1]."""
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -379,7 +382,9 @@ class Data:
 
     It gives (image, label) with image uint8 [C,H,W], normalised on the device, or floating and normalised already; it
     may draw from the global generators of python, numpy and torch, which the loader seeds per sample; it raises
-    UnreadableSampleError for a sample that it cannot read.
+    UnreadableSampleError for a sample that it cannot read. It may give (image, label, maps): maps by name, [c,H,W] of
+    the image's size, uint8 or floating in [0,1]. Where plugins want further augmentations, a sample is read again for
+    each.
     `repeats` > 1 asks for repeated augmentation: each image that many times in a row, in an epoch of unchanged length.
     """
 

@@ -18,7 +18,18 @@ import mixcore
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "any_loop.md").read_text()
 PARTS = re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##+ |\Z)", PAGE, flags=re.S | re.M)
 BLOCKS = [(heading, block) for heading, text in PARTS for block in re.findall(r"```python\n(.*?)```", text, flags=re.S)]
-NAMES = ["bare", "workers", "timm", "lightning", "transformers", "step", "accumulated", "plain", "wrapped"]
+NAMES = [
+    "bare",
+    "workers",
+    "timm",
+    "lightning",
+    "transformers",
+    "companions",
+    "step",
+    "accumulated",
+    "plain",
+    "wrapped",
+]
 CODE = {name: block for name, (_, block) in zip(NAMES, BLOCKS, strict=True)}
 
 # What these packages warn of when they train a toy on a machine without a GPU; none is about what the page does.
@@ -100,7 +111,8 @@ def test_the_page_has_every_loop_under_its_own_heading() -> None:
     assert [heading.split()[0] for heading in headings[2:5]] == ["timm", "lightning", "hugging"]
     assert "create_mixer" in headings[0]
     assert "dataloader" in headings[1]
-    assert all("create_step" in heading for heading in headings[5:])
+    assert all("create_step" in heading for heading in headings[6:])
+    assert "augmentations" in headings[5]
 
 
 def count_after(mixer: Any) -> int:

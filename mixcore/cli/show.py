@@ -78,7 +78,7 @@ def picture(
     with numerics(config.train), joined(config.run, Place()) as processes:
         data = build_data(plugins, processes)
         check_groups(config, data, processes)
-        task, loader = data.task, training_loader(config, data, processes)
+        task, loader = data.task, training_loader(config, plugins, data, processes)
         iterations = config.schedule.epochs * len(loader)
         step, _ = build_networks(config, plugins, task, processes, iterations=iterations)
         if state is not None:

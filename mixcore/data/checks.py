@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -12,7 +12,15 @@ from torch import Tensor
 from mixcore.errors import DataError
 from mixcore.types import Resident, Task
 
-__all__ = ["check_image", "check_label", "check_labels", "check_resident", "check_task"]
+__all__ = [
+    "check_image",
+    "check_label",
+    "check_labels",
+    "check_resident",
+    "check_sample_maps",
+    "check_task",
+    "has_maps",
+]
 
 
 def _layout(tensor: Tensor) -> str:
@@ -47,6 +55,14 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
     if len(labels) != len(images):
         raise DataError(f"{where} has {len(images)} images and {len(labels)} labels; expected one label per image")
     check_labels(labels, task, where)
+    for name, found in resident.maps.items():
+        fits = found.ndim == 4 and len(found) == len(images) and found.shape[2:] == images.shape[2:]
+        if found.dtype != torch.uint8 or not fits:
+            height, width = images.shape[2:]
+            raise DataError(
+                f"the map {name!r} of {where} is {_layout(found)}; expected uint8 [{len(images)},c,{height},{width}], "
+                "one for each image and of its size"
+            )
 
 
 def check_image(image: object, task: Task, where: str) -> Tensor:
@@ -63,6 +79,36 @@ def check_image(image: object, task: Task, where: str) -> Tensor:
         f"{where} gave an image as {found}; expected a tensor [{task.in_channels},H,W], uint8 or floating and "
         "normalised: end the transforms with torchvision.transforms.PILToTensor()"
     )
+
+
+def has_maps(sample: object) -> bool:
+    """Whether a sample is a triple (image, label, maps by name)."""
+    return isinstance(sample, tuple | list) and len(sample) == 3 and isinstance(sample[2], Mapping)
+
+
+def check_sample_maps(
+    maps: Mapping[str, object], wanted: Collection[str], image: Tensor, where: str
+) -> dict[str, Tensor]:
+    """Those of one sample's maps that are wanted, [c,H,W] of its image's size, uint8 or floating. Raises DataError."""
+    height, width = image.shape[-2:]
+    checked = {}
+    for name in wanted:
+        if name not in maps:
+            raise DataError(f"{where} has the maps {', '.join(map(str, maps)) or 'none'}; a plugin reads {name!r}")
+        found = maps[name]
+        if (
+            not isinstance(found, Tensor)
+            or found.ndim != 3
+            or found.shape[1:] != image.shape[1:]
+            or not (found.dtype == torch.uint8 or found.is_floating_point())
+        ):
+            layout = _layout(found) if isinstance(found, Tensor) else type(found).__name__
+            raise DataError(
+                f"{where} gave the map {name!r} as {layout}; expected a tensor [c,{height},{width}] as its image is, "
+                "uint8 or floating in [0,1]"
+            )
+        checked[name] = found
+    return checked
 
 
 def check_label(label: object, task: Task, where: str) -> Tensor:

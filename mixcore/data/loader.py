@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import torch
@@ -45,9 +45,12 @@ def build_train_loader(
     world: int,
     device: torch.device,
     channels_last: bool,
+    augmentations: int = 0,
+    maps: Collection[str] = (),
 ) -> Loader:
     """Loader of the training set for process `rank` of `world`; `batch_size` counts over all processes.
 
+    Batches have `augmentations` further augmentations, and of the training set's maps those named.
     `workers` processes read a Dataset (0: this process reads); a Resident needs none. Raises ConfigError for a batch
     size that cannot be shared equally or is larger than the set, DataError for images, labels or a
     task that do not fit.
@@ -66,8 +69,17 @@ def build_train_loader(
         repeats=data.repeats,
     )
     if isinstance(data.train, Resident):
-        return ResidentTrainLoader(data.train, batches, inputs, device)
-    return WorkerTrainLoader(data.train, data.task, batches, inputs, workers=workers, device=device)
+        return ResidentTrainLoader(data.train, batches, inputs, device, augmentations=augmentations, maps=maps)
+    return WorkerTrainLoader(
+        data.train,
+        data.task,
+        batches,
+        inputs,
+        workers=workers,
+        device=device,
+        augmentations=augmentations,
+        maps=maps,
+    )
 
 
 def build_eval_loader(

@@ -8,7 +8,12 @@ from torch import Tensor
 from mixcore.ops.draws import send
 from mixcore.types import Task
 
-__all__ = ["InputImages"]
+__all__ = ["InputImages", "as_shares"]
+
+
+def as_shares(maps: Tensor) -> Tensor:
+    """What hooks are given of a map: float32, uint8 values divided by 255."""
+    return maps.to(torch.float32).div_(255) if maps.dtype == torch.uint8 else maps.to(torch.float32)
 
 
 class InputImages:

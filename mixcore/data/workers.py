@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mixcore.data.processes import WorkerProcesses
 from mixcore.data.randomness import preserved_generators
 from mixcore.data.samples import Fetched, Key, KeyedSamples
 from mixcore.data.sampling import Batches
-from mixcore.data.transfer import InputImages
+from mixcore.data.transfer import InputImages, as_shares
 from mixcore.errors import UnreadableSampleError
 from mixcore.ops.draws import send
 from mixcore.rng import keyed_seed
@@ -40,9 +40,10 @@ class _Fetcher:
         workers: int,
         device: torch.device,
         training: bool,
+        maps: Collection[str] = (),
     ) -> None:
         self.where = "the training set" if training else "the validation set"
-        self.samples = KeyedSamples(dataset, task, self.where, substitute=training)
+        self.samples = KeyedSamples(dataset, task, self.where, substitute=training, maps=maps)
         self.task, self.inputs, self.device, self.training = task, inputs, device, training
         self.unreadable: dict[str, None] = {}
         self.processes = (
@@ -66,7 +67,9 @@ class _Fetcher:
             check_labels(fetched.labels, self.task, self.where)
             images, labels = self.inputs(send(fetched.images, self.device)), send(fetched.labels, self.device)
             index = send(fetched.index, self.device) if self.training else None
-            yield Batch(images=images, labels=labels, index=index)
+            maps = {name: as_shares(send(found, self.device)) for name, found in fetched.maps.items()}
+            augmented = tuple(self.inputs(send(found, self.device)) for found in fetched.augmented)
+            yield Batch(images=images, labels=labels, index=index, maps=maps, augmented=augmented)
         if len(self.unreadable) > known:
             logger.warning("%s", _describe(list(self.unreadable), "cannot be read and were skipped", self.where))
 
@@ -99,9 +102,11 @@ class WorkerTrainLoader:
         *,
         workers: int,
         device: torch.device,
+        augmentations: int = 0,
+        maps: Collection[str] = (),
     ) -> None:
-        self._batches = batches
-        self._fetcher = _Fetcher(dataset, task, inputs, workers=workers, device=device, training=True)
+        self._batches, self._augmentations = batches, augmentations
+        self._fetcher = _Fetcher(dataset, task, inputs, workers=workers, device=device, training=True, maps=maps)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -112,11 +117,16 @@ class WorkerTrainLoader:
 
     def _keys(self, epoch: int, start: int) -> Iterator[list[Key]]:
         order, seed = self._batches.order(epoch), self._batches.seed
+        further = range(1, self._augmentations + 1)
         for iteration in range(start, len(self)):
             positions = self._batches.own_positions(iteration)
             samples = order[positions.start : positions.stop : positions.step].tolist()
             yield [
-                (index, keyed_seed(seed, epoch, position, "sample"))
+                (
+                    index,
+                    keyed_seed(seed, epoch, position, "sample"),
+                    *(keyed_seed(seed, epoch, position, "sample", number) for number in further),
+                )
                 for index, position in zip(samples, positions, strict=True)
             ]
 

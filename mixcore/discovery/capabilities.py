@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mixcore.hooks.calls import PluginCalls
     from mixcore.types import Task
 
-__all__ = ["check_mixers", "check_network", "check_run", "check_task"]
+__all__ = ["check_maps", "check_mixers", "check_network", "check_run", "check_task"]
 
 
 def _declarations(plugins: Plugins) -> list[tuple[PluginCalls, Declared]]:
@@ -63,6 +63,21 @@ def check_task(plugins: Plugins, task: Task) -> None:
             f"{_listed(own.accepts)} labels"
             for calls, own in _declarations(plugins)
             if task.label_kind not in own.accepts
+        ]
+    )
+
+
+def check_maps(plugins: Plugins, given: Collection[str]) -> None:
+    """Refuse a plugin that reads a map of the batch which is not among those that the data gives, by name."""
+    there = f"the maps {', '.join(sorted(given))}" if given else "no maps"
+    data = "the data" if plugins.data is None else plugins.data.name
+    _refuse(
+        [
+            f"{calls.label} reads the map{'' if len(missing) == 1 else 's'} {', '.join(missing)}, and {data} gives "
+            f"{there}; set the options of [data] that give it, name a [data] whose training set has it (Resident.maps, "
+            f"or a data set of triples (image, label, maps)), or take another plugin in place of {calls.name}"
+            for calls, own in _declarations(plugins)
+            if (missing := [name for name in own.maps if name not in given])
         ]
     )
 

@@ -1,4 +1,4 @@
-"""What a plugin declares beside its hooks: needs, what it provides and accepts, stages, suggestions."""
+"""What a plugin declares beside its hooks: needs, what it provides and accepts, stages, what of the batch it reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared
 
 DECLARATIONS = (
     *("role", "spec_version", "needs", "provides", "accepts", "stages"),
-    *("find_unused_parameters", "suggests", "contract"),
+    *("find_unused_parameters", "suggests", "contract", "augmentations", "maps"),
 )
 """Class attributes that mixcore reads."""
 NEAR = 0.8
@@ -49,6 +49,10 @@ class Declared:
     accepts: frozenset[str]
     stages: tuple[str | int, ...]
     suggests: Mapping[str, str]
+    augmentations: int = 0
+    """Further augmentations of the batch that it wants."""
+    maps: tuple[str, ...] = ()
+    """Names of the batch's maps that it reads."""
 
 
 def declared(plugin: Any, label: str) -> Declared:
@@ -76,7 +80,26 @@ def declared(plugin: Any, label: str) -> Declared:
         accepts=_names(plugin, "accepts", LABEL_KINDS, label, default=LABEL_KINDS),
         stages=tuple(stages),
         suggests=dict(suggests),
+        augmentations=_augmentations(plugin, label),
+        maps=_maps(plugin, label),
     )
+
+
+def _augmentations(plugin: Any, label: str) -> int:
+    count = _read(plugin, "augmentations", 0, label)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise BrokenPluginError(
+            f"{label}: augmentations is {count!r}, expected how many further augmentations of the batch it wants, such "
+            "as 1"
+        )
+    return count
+
+
+def _maps(plugin: Any, label: str) -> tuple[str, ...]:
+    names = _read(plugin, "maps", (), label)
+    if not isinstance(names, tuple | list | frozenset | set) or not all(isinstance(name, str) for name in names):
+        raise BrokenPluginError(f'{label}: maps is {names!r}, expected the names of maps, such as ("objects",)')
+    return tuple(dict.fromkeys(names))
 
 
 def _names(

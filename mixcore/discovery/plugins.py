@@ -84,6 +84,16 @@ class Plugins:
         """Every plugin of the run, role by role."""
         return tuple(calls for group in self.of.values() for calls in group)
 
+    @property
+    def augmentations(self) -> int:
+        """Further augmentations of a batch: as many as the plugin that wants most of them declares."""
+        return max((item.declared.augmentations for item in self.selected), default=0)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that any plugin reads."""
+        return tuple(dict.fromkeys(name for item in self.selected for name in item.declared.maps))
+
     def described(self) -> list[tuple[str, str, str, str, str]]:
         """(role, name, distribution, version, first line of the class's description) of each of `everyone`."""
         return [

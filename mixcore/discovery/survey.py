@@ -109,8 +109,9 @@ def _from_plain(one: dict[str, Any]) -> Surveyed:
     own = one.pop("declared")
     if own is None:
         return Surveyed(**one)
-    names = {key: frozenset(own[key]) for key in ("needs", "provides", "accepts")}
-    return Surveyed(**one, declared=Declared(**names, stages=tuple(own["stages"]), suggests=own["suggests"]))
+    sets = {key: frozenset(own[key]) for key in ("needs", "provides", "accepts")}
+    sequences = {key: tuple(own[key]) for key in ("stages", "maps")}
+    return Surveyed(**one, declared=Declared(**{**own, **sets, **sequences}))
 
 
 def _look(name: str) -> Surveyed:

@@ -74,3 +74,7 @@ class CropFlip:
         offsets = (uniforms[:, :2] * corners).long()
         flips = uniforms[:, 2] < self.flip
         return crop_flip(images, offsets[:, 0], offsets[:, 1], flips, padding=self.padding, mode=self.mode)
+
+    def on_maps(self, maps: Tensor, uniforms: Tensor) -> Tensor:
+        """uint8 [N,c,H,W] and the images' own uniforms -> uint8 [N,c,H,W], moved as the images are."""
+        return self(maps, uniforms)

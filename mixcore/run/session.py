@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixcore.config.schema import RunConfig
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
+from mixcore.data.maps import given_maps
 from mixcore.data.randomness import preserved_generators, seed_generators
-from mixcore.discovery.capabilities import check_run, check_task
+from mixcore.discovery.capabilities import check_maps, check_run, check_task
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.rng import keyed_seed
@@ -64,7 +65,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
     """Build all of it. Raises ConfigError and DataError for whatever does not fit together."""
     data = build_data(plugins, processes)
     check_groups(config, data, processes)
-    loader, validation = training_loader(config, data, processes), evaluation_loader(config, data, processes)
+    loader, validation = training_loader(config, plugins, data, processes), evaluation_loader(config, data, processes)
     train, epochs = config.train, config.schedule.epochs
     remarks = check_run(plugins, data.task, epochs * len(loader))
     step, ema = build_networks(config, plugins, data.task, processes, iterations=epochs * len(loader))
@@ -120,8 +121,13 @@ def check_groups(config: RunConfig, data: Data, processes: Processes) -> None:
             )
 
 
-def training_loader(config: RunConfig, data: Data, processes: Processes) -> Loader:
-    """What a run of `config` trains on, for this process."""
+def training_loader(config: RunConfig, plugins: Plugins, data: Data, processes: Processes) -> Loader:
+    """What a run of `config` trains on, for this process, with what its plugins ask for beside images and labels.
+
+    Raises ConfigError where one of them reads a map that the data does not give.
+    """
+    if plugins.maps:
+        check_maps(plugins, given_maps(data))
     table = config.data
     grouped = any(mix.group_size is not None for mix in config.mix)
     return build_train_loader(
@@ -134,6 +140,8 @@ def training_loader(config: RunConfig, data: Data, processes: Processes) -> Load
         world=processes.world,
         device=processes.device,
         channels_last=config.train.channels_last,
+        augmentations=plugins.augmentations,
+        maps=plugins.maps,
     )
 
 

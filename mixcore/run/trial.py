@@ -98,6 +98,8 @@ def _first_images(config: RunConfig, plugins: Plugins, session: Session) -> Batc
         world=1,
         device=torch.device("cpu"),
         channels_last=config.train.channels_last,
+        augmentations=plugins.augmentations,
+        maps=plugins.maps,
     )
     with _refused(config, "reading the first images"):
         return next(iter(loader.epoch(0)))

@@ -1,0 +1,58 @@
+"""What of the batch a class declares that it wants: `augmentations` and `maps`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from mixcore.discovery.capabilities import check_maps
+from mixcore.discovery.manager import build_method_plugins
+from mixcore.errors import BrokenPluginError, ConfigError
+
+
+@attrs.define(eq=False, kw_only=True)
+class Asking:
+    """An extra that asks for whatever a test says."""
+
+    count: Any = 0
+    names: Any = ()
+
+    @property
+    def augmentations(self) -> Any:
+        return self.count
+
+    @property
+    def maps(self) -> Any:
+        return self.names
+
+
+def test_a_run_asks_for_the_most_augmentations_and_for_every_map() -> None:
+    extras = [Asking(count=2, names=("objects",)), Asking(count=1, names=("depth", "objects"))]
+    plugins = build_method_plugins(extra=extras)
+    assert plugins.augmentations == 2
+    assert plugins.maps == ("objects", "depth")
+    plain = build_method_plugins("none")
+    assert (plain.augmentations, plain.maps) == (0, ())
+
+
+@pytest.mark.parametrize("count", [-1, 1.0, True, "1"])
+def test_a_number_of_augmentations_that_has_no_meaning(count: Any) -> None:
+    with pytest.raises(BrokenPluginError, match=r"Asking.*: augmentations is .*, expected how many further"):
+        build_method_plugins(extra=[Asking(count=count)])
+
+
+@pytest.mark.parametrize("names", ["objects", (1,), {"objects": "folder"}, None])
+def test_names_of_maps_that_are_none(names: Any) -> None:
+    with pytest.raises(BrokenPluginError, match=r'Asking.*: maps is .*, expected the names of maps, such as \("obj'):
+        build_method_plugins(extra=[Asking(names=names)])
+
+
+def test_a_map_that_the_data_does_not_give_is_refused() -> None:
+    plugins = build_method_plugins(extra=[Asking(names=("depth", "objects"))])
+    check_maps(plugins, ("objects", "depth", "more"))
+    with pytest.raises(ConfigError, match=r"Asking.* reads the map depth, and the data gives the maps more, objects; "):
+        check_maps(plugins, ("objects", "more"))
+    with pytest.raises(ConfigError, match="reads the maps depth, objects, and the data gives no maps; set the options"):
+        check_maps(plugins, ())
