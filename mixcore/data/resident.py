@@ -76,8 +76,10 @@ class ResidentTrainLoader:
 
     def _moved(self, samples: Tensor, epoch: int, iteration: int) -> dict[str, Tensor]:
         """The maps of these samples, moved by the draws of the first augmentation."""
+        if not self.maps:
+            return {}
         moved = {name: found.index_select(0, samples) for name, found in self.maps.items()}
-        if moved and self.augment is not None:
+        if self.augment is not None:
             uniforms, move = self._uniforms(epoch, iteration, self.augment.draws), getattr(self.augment, "on_maps")  # noqa: B009
             with exits_named(self.augment, "the training set's augmentation"):
                 moved = {name: move(found, uniforms) for name, found in moved.items()}

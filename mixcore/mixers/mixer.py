@@ -19,8 +19,9 @@ from mixcore.mixers.networks import no_network, seen_network
 from mixcore.mixers.pairs import Pairs
 from mixcore.mixers.place import in_worker, rank, seed_here
 from mixcore.step.build import build_parts, install
-from mixcore.step.iteration import Iteration, IterationSetup, RunPlugin
+from mixcore.step.iteration import Iteration
 from mixcore.step.precision import Precision
+from mixcore.step.setup import IterationSetup, RunPlugin
 from mixcore.types import Batch, Mix, Part, Step
 
 __all__ = ["Mixer", "create_mixer"]

@@ -22,8 +22,8 @@ from mixcore.networks.named import backbones_by
 from mixcore.networks.network import Network, capabilities
 from mixcore.networks.stages import stage_names
 from mixcore.rng import keyed_seed
-from mixcore.step.iteration import IterationSetup, RunPlugin
 from mixcore.step.precision import Precision
+from mixcore.step.setup import IterationSetup, RunPlugin
 from mixcore.step.step import TrainingStep
 from mixcore.types import Part, Stage, Task
 

@@ -11,20 +11,17 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError, HookError
 from mixcore.evidence.memo import Memo
 from mixcore.evidence.probe import Probe
-from mixcore.hooks.calls import PluginCalls
 from mixcore.hooks.causes import rows_out_of_range
-from mixcore.networks.network import Network
 from mixcore.options import Saliency
 from mixcore.rng import keyed_generator
 from mixcore.step.groups import join_mixes
-from mixcore.step.precision import Precision
-from mixcore.types import Batch, ForwardOutput, Mix, Part, Stage, Step, Targets, Task
+from mixcore.step.setup import IterationSetup, RunPlugin
+from mixcore.types import Batch, ForwardOutput, Mix, Step, Targets
 
-__all__ = ["Iteration", "IterationSetup", "Report", "RunPlugin"]
+__all__ = ["Iteration", "Report"]
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -44,44 +41,6 @@ class Report:
     """What plugins report, as `<plugin>/<name>`; empty unless the step was logging."""
     mix: Mix
     targets: Targets
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class RunPlugin:
-    """A plugin in a run: its calls, the key of its parts, and the parts as hooks and the probe see them."""
-
-    calls: PluginCalls
-    key: str
-    parts: Mapping[str, Part] = attrs.field(factory=dict)
-    modules: Mapping[str, nn.Module] = attrs.field(factory=dict)
-    networks: Mapping[str, Network] = attrs.field(factory=dict)
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class IterationSetup:
-    """What all iterations of a run share."""
-
-    plugins: Plugins
-    network: Network
-    installed: tuple[RunPlugin, ...]
-    task: Task
-    stages: tuple[Stage, ...]
-    """Stages that forwards of the trained network keep for later hooks."""
-    attention: bool
-    """Whether they keep attention."""
-    precision: Precision
-    compile: bool
-    """Whether networks, and functions that plugins give to the probe, go through torch.compile."""
-    overwrite: tuple[bool, ...]
-    """Per mixer: whether it may write into the batch, because nobody looks at the batch afterwards."""
-
-    def of(self, calls: PluginCalls) -> RunPlugin:
-        """The installed plugin behind the calls."""
-        return next(one for one in self.installed if one.calls is calls)
-
-    def keeping_batches(self) -> IterationSetup:
-        """The same, with no mixer allowed to write into its batch."""
-        return attrs.evolve(self, overwrite=(False,) * len(self.overwrite))
 
 
 class Iteration:
@@ -142,7 +101,7 @@ class Iteration:
         if chosen is None:
             mix = Mix.clean(self._images)
         else:
-            self._mixer = self._setup.of(self._plugins.mixers[chosen])
+            self._mixer = self._setup.mixers[chosen]
             mix = self._generate(self._mixer, self._plugins.group_sizes[chosen], self._setup.overwrite[chosen])
             who, rows = f"generate_mix of {self._mixer.calls.label}", self._images.shape[0]
             self._given += [(who, view.sources, rows) for view in (*mix.views, mix)]
@@ -151,14 +110,14 @@ class Iteration:
 
     def targets(self, view: Mix) -> Targets:
         """What the label policy makes of one view."""
-        policy = self._plugins.labels
-        targets = policy.mix_labels(mix=view, **self._evidence(policy, "mix_labels", view))
+        policy = self._setup.labels.calls
+        targets = policy.mix_labels(mix=view, **self._evidence(self._setup.labels, "mix_labels", view))
         self._given.append((f"mix_labels of {policy.label}", targets.sources, targets.labels.shape[0]))
         return targets
 
     def previews(self, lams: Sequence[float]) -> dict[str, list[Mix]]:
         """By the key of each mixer that pictures itself: each image with the next one, at each of the ratios."""
-        pictured = [one for one in map(self._setup.of, self._plugins.mixers) if one.calls.has("preview_mix")]
+        pictured = [one for one in self._setup.mixers if one.calls.has("preview_mix")]
         partner = torch.arange(self._images.shape[0], device=self._images.device).roll(-1)
         told = {"images": self._images, "labels": self._labels, "partner": partner, "task": self._setup.task}
         return {
@@ -195,7 +154,7 @@ class Iteration:
             images=batch.images,
             labels=batch.labels,
             batch=batch,
-            probe=self._probe(mixer, step, batch),
+            probe=self._probe(mixer, step, batch) if "probe" in mixer.calls.asks("generate_mix") else None,
             modules=mixer.modules,
             task=self._setup.task,
             step=step,
@@ -211,7 +170,7 @@ class Iteration:
             return known[1]
         output = self._setup.network.forward(
             view.images,
-            head=self._head(view),
+            head=None if view.head is None else self._head(view.head),
             stages=self._setup.stages,
             attention=self._setup.attention,
             stage=view.stage,
@@ -220,14 +179,12 @@ class Iteration:
         self._outputs[id(view)] = (view, output)
         return output
 
-    def _head(self, view: Mix) -> nn.Module | None:
-        if view.head is None:
-            return None
+    def _head(self, name: str) -> nn.Module:
         modules = self._mixer.modules if self._mixer else {}
-        if view.head not in modules:
+        if name not in modules:
             known = ", ".join(modules) or "none"
-            raise HookError(f"a mix names the head {view.head!r}, which is no part of its mixer; its parts: {known}")
-        return modules[view.head]
+            raise HookError(f"a mix names the head {name!r}, which is no part of its mixer; its parts: {known}")
+        return modules[name]
 
     @functools.cached_property
     def _clean(self) -> ForwardOutput:
@@ -246,7 +203,7 @@ class Iteration:
                 f"the network gave logits {list(logits.shape)}; expected [M,{classes}] for {classes} classes: make the "
                 "network with as many classes as the task has"
             )
-        owner = self._setup.of(self._plugins.loss)
+        owner = self._setup.loss
         return owner.calls.compute_loss(
             logits=logits.float(), targets=targets, modules=owner.modules, task=self._setup.task, step=self._step
         )
@@ -254,32 +211,31 @@ class Iteration:
     def _named_losses(self, mix: Mix, targets: Targets) -> dict[str, Tensor]:
         """Losses beside those of the views, each under the key of the plugin that gave it."""
         named = {f"{self._mixer.key}/{name}": loss for name, loss in mix.losses.items()} if self._mixer else {}
-        for plugin in self._participants():
+        for plugin in self._participants:
             if plugin.calls.has("extra_losses"):
-                told = self._evidence(plugin.calls, "extra_losses", mix)
+                told = self._evidence(plugin, "extra_losses", mix)
                 losses = plugin.calls.extra_losses(mix=mix, targets=targets, **told)
                 named.update({f"{plugin.key}/{name}": loss for name, loss in losses.items()})
         return named
 
     def _scalars(self, mix: Mix, targets: Targets) -> dict[str, float | Tensor]:
         numbers: dict[str, float | Tensor] = {}
-        for plugin in self._participants():
+        for plugin in self._participants:
             if plugin.calls.has("scalars"):
                 found = plugin.calls.scalars(mix=mix, targets=targets, modules=plugin.modules, step=self._step)
                 numbers.update({f"{plugin.key}/{name}": value for name, value in found.items()})
         return numbers
 
-    def _participants(self) -> list[RunPlugin]:
-        """The plugins that have a say in this iteration: chosen mixer, owners of labels and loss, extras."""
-        owners = [self._setup.of(calls) for calls in (self._plugins.labels, self._plugins.loss)]
-        extras = [self._setup.of(calls) for calls in self._plugins.extras]
-        return [*([self._mixer] if self._mixer else []), *owners, *extras]
+    @property
+    def _participants(self) -> tuple[RunPlugin, ...]:
+        """The plugins that have a say in this iteration."""
+        return (self._mixer, *self._setup.always) if self._mixer else self._setup.always
 
     # --- what hooks are told -----------------------------------------------------------------------------------------
 
-    def _evidence(self, calls: PluginCalls, hook: str, view: Mix) -> dict[str, Any]:
+    def _evidence(self, plugin: RunPlugin, hook: str, view: Mix) -> dict[str, Any]:
         """Arguments that mix_labels and extra_losses share; forwards are run only where the hook names them."""
-        plugin, asked = self._setup.of(calls), calls.asks(hook)
+        asked = plugin.calls.asks(hook)
         return {
             "images": self._images,
             "labels": self._labels,
@@ -311,7 +267,7 @@ class Iteration:
                 f"the saliency {saliency.name!r} is held by no option of this run's plugins; hold it in a field: "
                 "saliency: Saliency = attrs.field(...)"
             )
-        owner = self._setup.of(calls)
+        owner = self._setup.of[calls]
         return self._memo.once(
             calls,
             images,

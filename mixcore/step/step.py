@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mixcore.errors import CheckpointError
 from mixcore.networks.network import Network
-from mixcore.step.iteration import Iteration, IterationSetup, Report
+from mixcore.step.iteration import Iteration, Report
+from mixcore.step.setup import IterationSetup
 from mixcore.step.trained import Trained, caller_groups
 from mixcore.types import Batch, Mix, Part, Step, Targets
 
