@@ -13,7 +13,7 @@ from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count
-from mixcore.networks.layout import grid_of
+from mixcore.networks.layout import grid_of, is_channels_last, prefix_tokens
 from mixcore.networks.network import capabilities
 from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
@@ -45,9 +45,10 @@ from mixcore.ops.combine import (
     unmixed,
 )
 from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
+from mixcore.ops.features import blend_features, blended_at, permute_features
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
-from mixcore.options import PLACE, Saliency, all_positive, as_saliency, range_of_shares
+from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares
 from mixcore.types import (
     Attention,
     Augment,
@@ -95,7 +96,9 @@ __all__ = [
     "beta",
     "beta_per_sample",
     "blend",
+    "blend_features",
     "blended",
+    "blended_at",
     "block_shares",
     "box_around",
     "box_lam",
@@ -109,19 +112,23 @@ __all__ = [
     "combine_blocks",
     "crop_flip",
     "draw_partners",
+    "early_stages",
     "fine_grained",
     "grey",
     "grid_of",
     "happens",
     "head_width",
     "hookimpl",
+    "is_channels_last",
     "load_teacher",
     "merge_classes",
     "mismatches",
     "paste_box",
     "paste_boxes",
     "pasted",
+    "permute_features",
     "position_logits",
+    "prefix_tokens",
     "range_of_shares",
     "read_weights",
     "refuse_weight_options",

@@ -11,7 +11,10 @@ import attrs
 
 from mixcore.errors import OptionValueError
 
-__all__ = ["PLACE", "Saliency", "all_positive", "as_saliency", "is_place", "range_of_shares"]
+__all__ = ["PLACE", "Saliency", "all_positive", "as_saliency", "early_stages", "is_place", "range_of_shares"]
+
+DEEPEST = 3
+"""The last stage whose output an option of early stages may name by its number."""
 
 PLACE: Mapping[str, bool] = MappingProxyType({"mixcore.place": True})
 """Metadata of an option that says where things lie or how they come there, and changes no number of a run.
@@ -31,6 +34,16 @@ def range_of_shares(instance: object, attribute: attrs.Attribute[Any], value: Se
     """Validator for attrs: None, or two shares [low, high] with 0 <= low < high <= 1, such as those of box sides."""
     if value is not None and not (len(value) == 2 and 0 <= value[0] < value[1] <= 1):
         raise ValueError(f"{attribute.name!r} must be two shares [low, high] with 0 <= low < high <= 1, found {value}")
+
+
+def early_stages(instance: object, attribute: attrs.Attribute[Any], value: Sequence[int | str]) -> None:  # noqa: ARG001
+    """Validator for attrs: different stages to mix at, numbers from 0 (the input) to 3, or names of modules."""
+    known = all(bool(stage) if isinstance(stage, str) else 0 <= stage <= DEEPEST for stage in value)
+    if not value or len(set(value)) < len(value) or not known:
+        raise ValueError(
+            f"{attribute.name!r} must be different stages from 0 (the input) to {DEEPEST}, such as [0, 1, 2], or names "
+            f'of modules, such as [0, "layer1"], found {list(value)}'
+        )
 
 
 def is_place(field: attrs.Attribute[Any]) -> bool:

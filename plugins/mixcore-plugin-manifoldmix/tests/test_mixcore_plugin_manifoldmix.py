@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from mixcore_plugin_manifoldmix import ManifoldMix, mix_features
+from mixcore_plugin_manifoldmix import ManifoldMix
 from torch import nn
 
-from mixcore.api import ConfigError
+from mixcore.api import ConfigError, blend_features
 from mixcore.mixers import create_mixer, create_step
 from mixcore.testing import MixerContract, TinyConvNet, Tripwire, make_step, run_example, tiny_vit
 
@@ -40,7 +40,7 @@ class TestContractInput(MixerContract):
 
 def mixed(features, order, lam):
     order = torch.tensor(order)
-    return mix_features(features, order, order.argsort(), lam)
+    return blend_features(features, order, order.argsort(), lam)
 
 
 def generate(plugin, images, iteration=0, seed=0, may_overwrite=False):
@@ -72,7 +72,7 @@ def test_the_gradient_flows_to_both_as_torch_s_own_does(shape, lam):
     features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(shape, dtype=torch.float64)
     plain = lam * features + (1 - lam) * features[order]
-    out = mix_features(features, order, order.argsort(), lam)
+    out = blend_features(features, order, order.argsort(), lam)
     torch.testing.assert_close(out, plain)
     own, expected = (torch.autograd.grad(one, features, upstream)[0] for one in (out, plain))
     torch.testing.assert_close(own, expected)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixcore_plugin_manifoldmix.manifoldmix import ManifoldMix, mix_features
+from mixcore_plugin_manifoldmix.manifoldmix import ManifoldMix
 from mixcore_plugin_manifoldmix.version import __version__
 
-__all__ = ["ManifoldMix", "__version__", "mix_features"]
+__all__ = ["ManifoldMix", "__version__"]
