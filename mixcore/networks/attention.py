@@ -58,7 +58,7 @@ class AttentionTap(ABC):
 
     def keep_output(self, key: str, module: nn.Module, of: Callable[[Any], Any] | None = None) -> None:
         """Keep what `module` puts out, detached where it is a tensor; with `of`, what that makes of it."""
-        module.register_forward_hook(self._hide(_Keeper(self, key, of).output))
+        module.register_forward_hook(self._hide(_Keeper(self, key, of or _as_it_is).output))
 
     def keep_inputs(self, key: str, module: nn.Module, of: Callable[..., Any]) -> None:
         """Keep what `of` makes of the arguments that `module` is called with, positional and by name."""
@@ -89,14 +89,14 @@ class _Keeper:
 
     tap: AttentionTap
     key: str
-    of: Callable[..., Any] | None
+    of: Callable[..., Any]
 
     def output(self, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        self.tap._keep(self.key, lambda: self._made_of(output.detach() if isinstance(output, Tensor) else output))
+        self.tap._keep(self.key, lambda: self.of(output.detach() if isinstance(output, Tensor) else output))
 
     def inputs(self, _module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        assert self.of is not None
         self.tap._keep(self.key, lambda: self.of(*arguments, **named))
 
-    def _made_of(self, output: Any) -> Any:
-        return output if self.of is None else self.of(output)
+
+def _as_it_is(output: Any) -> Any:
+    return output

@@ -23,7 +23,7 @@ class WindowTap(AttentionTap):
     def connect(self, module: nn.Module, _model: nn.Module, /) -> None:
         """Grid, mask, queries, keys, and the bias of positions."""
         self._block: Any = module
-        attention = self._block.attn
+        attention: Any = self._block.attn
         self.keep_inputs("grid", module, _grid)
         self.keep_inputs("mask", attention, _mask)
         self.keep_output("queries", attention.qkv, self._queries)
