@@ -11,6 +11,7 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count
 from mixcore.networks.layout import grid_of, is_channels_last, prefix_tokens
@@ -19,6 +20,7 @@ from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
+from mixcore.networks.windows import WindowAttention
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.blocks import block_shares, combine_blocks
 from mixcore.ops.boxes import (
@@ -68,6 +70,7 @@ __all__ = [
     "SALIENCY",
     "SPEC_VERSION",
     "Attention",
+    "AttentionTap",
     "Augment",
     "Batch",
     "Box",
@@ -90,6 +93,7 @@ __all__ = [
     "Targets",
     "Task",
     "UnreadableSampleError",
+    "WindowAttention",
     "all_positive",
     "as_backbone",
     "as_saliency",

@@ -213,9 +213,7 @@ class Mix:
         if count == 1:
             return self.weights.new_ones(rows, 1, height, width)
         if self.masks is None:
-            raise MixcoreError(
-                "this mix has no masks; use a mixer whose images are combined by a mask (such as cutmix)"
-            )
+            raise MixcoreError("this mix has no masks; use a mixer that combines images by a mask")
         masks = self.masks
         h, w = masks.shape[-2:]
         if h != height:

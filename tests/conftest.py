@@ -82,6 +82,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         distribution: str = "fake-plugins",
         version: str = "1.0",
         requires: Sequence[str] = ("mixcore",),
+        group: str = "mixcore",
     ) -> None:
         info = site / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
@@ -89,7 +90,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         heads += [f"Requires-Dist: {requirement}" for requirement in requires]
         (info / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", *heads, ""]))
         points = [f"{name} = {value}" for name, value in entries.items()]
-        (info / "entry_points.txt").write_text("\n".join(["[mixcore]", *points, ""]))
+        (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *points, ""]))
         (info / "RECORD").write_text("")
         for module, source in (sources or {}).items():
             (site / f"{module}.py").write_text(source)

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each room may import itself and those of lines before its own.
 ORDER = [
     {"errors"},
-    {"autocast", "children", "files", "options", "rng"},
+    {"autocast", "children", "files", "options", "rng", "words"},
+    {"entry_points"},
     {"types"},
     {"ops", "networks"},
     {"evidence"},

@@ -6,7 +6,7 @@ import re
 import sys
 import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 import mixcore
 from mixcore.cli.main import VERBS
 from mixcore.config.structure import structure
+from mixcore.networks.network import Network, capabilities
 from mixcore.step.step import TrainingStep
 from mixcore.testing import (
     Harness,
@@ -169,6 +170,61 @@ def test_the_judge_learns_by_its_settled_loss_alone(page: types.ModuleType) -> N
     loss.backward()
     assert judge.weight.grad.abs().max() > 0
     assert torch.equal(judge.weight.grad, from_scalar)
+
+
+def attending_network(page: types.ModuleType) -> torch.nn.Module:
+    """Patches of 4 pixels behind a class token, two of the page's own blocks, and a head."""
+
+    class Attending(torch.nn.Module):
+        num_prefix_tokens = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = torch.nn.Conv2d(3, 8, 4, 4)
+            self.cls_token = torch.nn.Parameter(torch.randn(1, 1, 8))
+            self.blocks = torch.nn.Sequential(page.Attend(8, 2), page.Attend(8, 2))
+            self.fc = torch.nn.Linear(8, 5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            patches = self.patches(images).flatten(2).transpose(1, 2)
+            tokens = torch.cat((self.cls_token.expand(images.shape[0], -1, -1), patches), 1)
+            return self.fc(self.blocks(tokens)[:, 0])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Attending()
+
+
+@pytest.fixture
+def attend_reader(page: types.ModuleType, install: Callable[..., None]) -> None:
+    """The page's reader, installed by the entry point that the page shows."""
+    (toml,) = [text for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S) if "AttendTap" in text]
+    ((group, entries),) = tomllib.loads(toml)["project"]["entry-points"].items()
+    ((name, value),) = entries.items()
+    install({name: f"{MODULE}:{value.partition(':')[2]}"}, distribution="my-networks", group=group)
+
+
+def test_the_attention_of_the_page_is_the_network_s(page: types.ModuleType, attend_reader: None) -> None:
+    model, (images, _) = attending_network(page), a_batch()
+    given: list[torch.Tensor] = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _module, arguments: given.append(arguments[0].detach()))
+    caught = Network(model, attention=True).forward(images, attention=True).attention
+    assert len(caught) == 2
+    for block, tokens, attention in zip(model.blocks, given, caught, strict=True):
+        heads = []
+        for head in (slice(0, 4), slice(4, 8)):
+            scores = block.queries(tokens)[..., head] @ block.keys(tokens)[..., head].transpose(1, 2)
+            heads.append((scores / 2).softmax(2).detach())
+        torch.testing.assert_close(attention.row(), torch.stack(heads).mean(0)[:, 0, 1:])
+    assert capabilities(model) == {"attention"}
+
+
+def test_methods_that_read_attention_take_the_network_of_the_page(page: types.ModuleType, attend_reader: None) -> None:
+    mixer = page.SalientHalf(saliency="attention")
+    step = mixcore.create_step(attending_network(page), mix=mixer, num_classes=5, iterations=9, image_size=(8, 8))
+    loss, _ = step(*a_batch())
+    assert loss.isfinite()
 
 
 def test_links_lead_to_headings_and_files() -> None:

@@ -21,7 +21,7 @@ from mixcore.children import child_environment, python_module
 from mixcore.hooks.roles import ROLES
 
 if TYPE_CHECKING:
-    from mixcore.discovery.catalogue import Entry
+    from mixcore.entry_points import Entry
 
 __all__ = ["command"]
 
@@ -126,7 +126,7 @@ def _check(
 
 def _planned(loads: Mapping[str, Any], only: Collection[str], plugin: str) -> dict[str, str]:
     """Name -> what it says of the checks to run; none where the plugin could not be loaded."""
-    from mixcore.config.faults import suggestion
+    from mixcore.words import suggestion
 
     plan: dict[str, str] = loads.get("plan", {})
     unknown = [name for name in only if plan and name not in (*plan, "loads")]

@@ -10,8 +10,8 @@ import click
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
-    from mixcore.discovery.catalogue import Entry
     from mixcore.discovery.survey import Surveyed
+    from mixcore.entry_points import Entry
 
 __all__ = ["command"]
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from mixcore.options import Saliency
+from mixcore.words import cut
 
-__all__ = ["LONGEST", "cut", "type_text", "value_text"]
-
-LONGEST = 80
-"""Characters of a value, a key or a path that a message repeats."""
+__all__ = ["type_text", "value_text"]
 
 _PLAIN: dict[object, str] = {
     bool: "true or false",
@@ -51,14 +49,6 @@ def type_text(declared: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _joined([_literal(member.value) for member in kind])
     return "a table" if hasattr(kind, "__attrs_attrs__") else getattr(kind, "__name__", str(kind))
-
-
-def cut(text: str, longest: int = LONGEST) -> str:
-    """The text, its middle left out where it is longer than `longest` characters."""
-    if len(text) <= longest:
-        return text
-    half = (longest - 5) // 2
-    return f"{text[:half]} ... {text[-half:]}"
 
 
 def value_text(value: object) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeAlias
 
 import attrs
 
-from mixcore.config.describe import LONGEST, cut
 from mixcore.errors import ConfigError, MixcoreError
+from mixcore.words import LONGEST, cut
 
-__all__ = ["Fault", "Path", "dotted", "nearest", "raise_faults", "suggestion"]
+__all__ = ["Fault", "Path", "dotted", "raise_faults"]
 
 MOST_FAULTS = 50
 """Faults that one message lists."""
@@ -38,19 +37,6 @@ def dotted(path: Path) -> str:
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{cut(key)}" if text else cut(key)
     return cut(text, 4 * LONGEST)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that is spelt most like `name`, case aside; None where nothing comes near."""
-    by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
-
-
-def suggestion(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean "alpha"?`, or nothing."""
-    found = nearest(name, choices)
-    return f'; did you mean "{found}"?' if found else ""
 
 
 def _nowhere(_path: Path) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import attrs
 
-from mixcore.config.describe import LONGEST, cut
-from mixcore.config.faults import Fault, Path, dotted, nearest
+from mixcore.config.faults import Fault, Path, dotted
 from mixcore.config.tables import CORE_KEYS
 from mixcore.config.text import MAX_DEPTH, BadTextError, key_lines, parse, tree_faults
 from mixcore.hooks.roles import TABLE_ROLES
+from mixcore.words import LONGEST, cut, nearest
 
 __all__ = ["Layer", "merge_layers", "overrides_layer", "read_layers"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixcore.config.describe import cut
 from mixcore.errors import ConfigError
+from mixcore.words import cut
 
 __all__ = ["check_dir", "default_dir"]
 

@@ -17,8 +17,9 @@ import attrs
 from cattrs import Converter
 
 from mixcore.config.describe import type_text, value_text
-from mixcore.config.faults import Fault, Path, suggestion
+from mixcore.config.faults import Fault, Path
 from mixcore.options import Saliency, as_saliency
+from mixcore.words import suggestion
 
 __all__ = ["option_fields", "structure"]
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mixcore.config.describe import cut
-from mixcore.config.faults import Fault, Path, dotted, raise_faults, suggestion
+from mixcore.config.faults import Fault, Path, dotted, raise_faults
 from mixcore.config.schema import MixTable, PluginTable, RunConfig, table_class
 from mixcore.config.structure import structure
 from mixcore.errors import ConfigError
 from mixcore.hooks.roles import ROLES, TABLE_ROLES
 from mixcore.options import Saliency
+from mixcore.words import cut, suggestion
 
 __all__ = [
     "CORE_KEYS",

@@ -117,16 +117,17 @@ def _installed(names: Iterable[str]) -> str:
 def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequence[str]) -> None:
     """Refuse a plugin that needs of the network what it does not offer, or a stage number that it does not have.
 
-    `provided` are the network's capabilities, `stage_names` its stages in order. Stages named by module are looked up
-    where the network is built. Negative numbers count from the last stage.
+    `provided` are the network's capabilities, of which those alone are looked up that a plugin needs; `stage_names` its
+    stages in order. Stages named by module are looked up where the network is built. Negative numbers count from the
+    last stage.
     """
     faults = []
-    offered = _listed(provided) or "none of these"
-    way_out = [] if set(provided) >= _INTERFACE else [_WAY_OUT]
+    way_out = [] if all(name in provided for name in _INTERFACE) else [_WAY_OUT]
     last = len(stage_names)
     for calls, own in _declarations(plugins):
         asked = own.needs | ({"features"} & set(own.stages))
-        missing = asked & NETWORK_NEEDS - set(provided)
+        # not the difference of sets: it would look up what nobody needs
+        missing = {name for name in asked & NETWORK_NEEDS if name not in provided}
         if missing:
             remedies = [
                 *(f"set {option} of {calls.name}" for option in options_without(calls.plugin, missing, provided)),
@@ -134,6 +135,7 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
                 *(way_out if missing - {"attention"} else []),
                 f"take another plugin in place of {calls.name}{_in_place_of(plugins, calls)}",
             ]
+            offered = _listed(provided) or "none of these"
             faults.append(
                 f"{calls.label} needs {_listed(missing)} of the backbone, and this one offers {offered}; "
                 f"{', '.join(remedies[:-1])}, or {remedies[-1]}"

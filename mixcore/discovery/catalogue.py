@@ -3,63 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from importlib.metadata import Distribution, PackageNotFoundError, distributions, metadata, requires
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.metadata import Distribution, PackageNotFoundError, metadata, requires
 
-import attrs
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mixcore.config.describe import cut
-from mixcore.config.faults import nearest
+from mixcore.entry_points import Entry, Unreadable, entries_in, lines_in, unreadable_in
 from mixcore.errors import PluginConflictError, UnknownPluginError
+from mixcore.words import cut, nearest
 
-__all__ = [
-    "GROUP",
-    "Entry",
-    "Unreadable",
-    "distribution_of",
-    "find",
-    "host_version",
-    "installed",
-    "published",
-    "unreadable",
-]
+__all__ = ["GROUP", "distribution_of", "find", "host_version", "installed", "published", "unreadable"]
 
 GROUP = "mixcore"
 """Group of the entry points; also the distribution whose names are reserved."""
-
-
-@attrs.frozen(order=False)
-class Entry:
-    """One name that one installed distribution claims."""
-
-    name: str
-    value: str
-    """Where its class is, as `module:Class`."""
-    distribution: str
-    version: str
-    summary: str
-    requires: tuple[str, ...]
-    """What the distribution depends on, as its metadata says it."""
-
-    @property
-    def label(self) -> str:
-        """What messages call the plugin: `cutmix (mixcore-plugin-cutmix 0.1.0)`."""
-        return f"{self.name} ({self.distribution} {self.version})"
-
-
-@attrs.frozen
-class Unreadable:
-    """A distribution that has something to say to mixcore, in metadata that cannot be read."""
-
-    distribution: str
-    """Its name, or the folder of its metadata where it has none."""
-    fault: str
-
-    def __str__(self) -> str:
-        return f"{self.distribution}: {self.fault}; install it again, or remove it"
 
 
 def installed() -> dict[str, list[Entry]]:
@@ -68,82 +25,15 @@ def installed() -> dict[str, list[Entry]]:
     Distributions that cannot be read claim nothing: :func:`unreadable` names them.
     """
     claims: dict[str, list[Entry]] = {}
-    for found in _survey_metadata():
-        for entry in found if isinstance(found, list) else ():
-            if entry not in claims.get(entry.name, ()):
-                claims.setdefault(entry.name, []).append(entry)
+    for entry in entries_in(GROUP):
+        if entry not in claims.get(entry.name, ()):
+            claims.setdefault(entry.name, []).append(entry)
     return dict(sorted(claims.items()))
 
 
 def unreadable() -> list[Unreadable]:
     """The distributions whose metadata name mixcore's group and cannot be read."""
-    return [found for found in _survey_metadata() if isinstance(found, Unreadable)]
-
-
-def _survey_metadata() -> Iterator[list[Entry] | Unreadable]:
-    """What each distribution with entry points of ours claims; the first one on the path counts, as for imports."""
-    seen: set[str] = set()
-    for distribution in distributions():
-        try:
-            text = distribution.read_text("entry_points.txt") or ""
-        except (OSError, ValueError) as error:
-            if GROUP in _place_of(distribution):  # any other distribution is no concern of ours
-                yield Unreadable(_place_of(distribution), f"its entry points cannot be read: {error}")
-            continue
-        if not _IN_GROUP.search(text):
-            continue
-        try:
-            entries = _entries(distribution)
-        except Exception as error:  # metadata of strangers: importlib.metadata raises whatever it stumbles over
-            yield Unreadable(_place_of(distribution), f"its metadata cannot be read: {error}")
-            continue
-        name = canonicalize_name(distribution.name)
-        if name not in seen:
-            seen.add(name)
-            yield entries
-
-
-_IN_GROUP = re.compile(rf"^\s*\[\s*{GROUP}\s*\]", re.MULTILINE)
-
-
-def _entries(distribution: Distribution) -> list[Entry]:
-    """The entries of one distribution. Raises ValueError, or whatever importlib.metadata stumbles over."""
-    information: Any = distribution.metadata
-    for key in ("Name", "Version"):
-        if not information[key]:
-            raise ValueError(f"it has no {key}")
-    return [
-        Entry(
-            name=name,
-            value=value,
-            distribution=information["Name"],
-            version=information["Version"],
-            summary=information["Summary"] or "",
-            requires=tuple(distribution.requires or ()),
-        )
-        for name, value in _lines_of_group(distribution.read_text("entry_points.txt") or "")
-    ]
-
-
-def _lines_of_group(text: str) -> Iterator[tuple[str, str]]:
-    section = ""
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            section = line.strip("[] ")
-        elif section == GROUP and line and not line.startswith(("#", ";")):
-            name, equals, value = (part.strip() for part in line.partition("="))
-            if not (equals and name and value):
-                raise ValueError(f'its entry point "{cut(line)}" is no "name = module:Class"')
-            yield name, value
-
-
-def _place_of(distribution: Distribution) -> str:
-    """The distribution's name, or where its metadata lie."""
-    try:
-        name = distribution.metadata["Name"]
-    except Exception:
-        name = None
-    return name or str(getattr(distribution, "_path", "a distribution without a name"))
+    return unreadable_in(GROUP)
 
 
 def distribution_of(name: str) -> str:
@@ -193,7 +83,7 @@ def _how_to_get(name: str, when: str) -> str:
     """The pip line; a distribution that is there without offering anything is not to be installed once more."""
     try:
         found = Distribution.from_name(name)
-        offers = any(_lines_of_group(found.read_text("entry_points.txt") or ""))
+        offers = any(lines_in(GROUP, found.read_text("entry_points.txt") or ""))
     except Exception:  # not installed, or nothing that can be read
         return f"{when}: pip install {name}"
     if offers or found.version is None:

@@ -17,10 +17,11 @@ import attrs
 
 from mixcore.children import child_environment, python_module
 from mixcore.config.structure import option_fields
-from mixcore.discovery.catalogue import Entry, find, installed
+from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import declared
 from mixcore.discovery.load import load
 from mixcore.discovery.select import plain_options
+from mixcore.entry_points import Entry
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 from mixcore.hooks.roles import role_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import attrs
 
-from mixcore.config.faults import suggestion
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.roles import EXTRA, ROLES, STEP_ROLES, SUGGESTED_ROLES, role_of
+from mixcore.words import suggestion
 
 __all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared", "own_attributes"]
 

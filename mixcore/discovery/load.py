@@ -5,8 +5,6 @@ The order: versions by metadata, import, attribute, the contract of a plugin cla
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 import attrs
@@ -14,13 +12,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from mixcore.config.faults import suggestion
 from mixcore.config.structure import option_fields
 from mixcore.config.tables import CORE_KEYS
-from mixcore.discovery.catalogue import GROUP, Entry, host_version
+from mixcore.discovery.catalogue import GROUP, host_version
+from mixcore.entry_points import Entry, load_object
 from mixcore.errors import BrokenPluginError, PluginVersionError
 from mixcore.hooks.roles import EXTRA, ROLES, role_of
 from mixcore.hooks.version import FIRST_MINOR, SPEC_VERSION
+from mixcore.words import suggestion
 
 __all__ = ["check_class", "load"]
 
@@ -32,19 +31,9 @@ def load(entry: Entry) -> type[Any]:
     cannot be imported (the cause chained) or its class is no plugin class.
     """
     _check_host(entry)
-    found: Any = _import(entry)
-    _, _, attribute = entry.value.partition(":")
-    for name in attribute.split(".") if attribute else ():
-        if not hasattr(found, name):
-            hint = suggestion(name, [key for key in vars(found) if not key.startswith("_")])
-            raise _broken(entry, f"{getattr(found, '__name__', found)} has no attribute {name}{hint}")
-        found = getattr(found, name)
+    found: type[Any] = load_object(entry)
     check_class(found, entry.label)
     return found
-
-
-def _broken(entry: Entry, what: str) -> BrokenPluginError:
-    return BrokenPluginError(f'{entry.label}, entry point "{entry.name} = {entry.value}": {what}')
 
 
 def _check_host(entry: Entry) -> None:
@@ -73,27 +62,6 @@ def _asks_for_newer(operator: str, version: str, host: Version) -> bool:
         return operator in (">=", ">", "~=", "==", "===") and Version(version.removesuffix(".*")) > host
     except InvalidVersion:
         return False
-
-
-def _import(entry: Entry) -> ModuleType:
-    module = entry.value.partition(":")[0]
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = error.name or str(error)
-        if module == missing or module.startswith(f"{missing}."):
-            what = (
-                f"its own module {missing} is missing; install it again: "
-                f"pip install --force-reinstall --no-deps {entry.distribution}"
-            )
-        else:
-            what = f"it needs the module {missing}, which is not installed; install what {missing} comes from"
-        raise _broken(entry, what) from error
-    except ImportError as error:
-        what = f"ImportError while it was imported: {error}; its dependencies may have other versions than it expects"
-        raise _broken(entry, what) from error
-    except (Exception, SystemExit) as error:
-        raise _broken(entry, f"{type(error).__name__} while it was imported: {error}") from error
 
 
 def check_class(cls: Any, label: str) -> None:

@@ -16,10 +16,11 @@ from mixcore.config.schema import PluginTable, table_class
 from mixcore.config.structure import option_fields, structure
 from mixcore.config.tables import CORE_KEYS, plain
 from mixcore.discovery.alternatives import names_of_role
-from mixcore.discovery.catalogue import Entry, find, installed
+from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import check_class, load
 from mixcore.discovery.nested import held_saliencies, saliency_table, table_identity
+from mixcore.entry_points import Entry
 from mixcore.errors import ConfigError, PluginError
 from mixcore.hooks.roles import EXTRA, ROLES, SUGGESTED_ROLES, TABLE_ROLES, role_of
 

@@ -18,9 +18,10 @@ from typing import Any
 import attrs
 
 from mixcore.children import child_environment, python_module
-from mixcore.discovery.catalogue import Entry, find, installed
+from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import load
+from mixcore.entry_points import Entry
 
 __all__ = ["Surveyed", "plugins_of_role", "survey"]
 

@@ -45,7 +45,7 @@ def mixing_plugins(mix: Any, options: Mapping[str, Any]) -> Plugins:
         if options:
             raise ConfigError(
                 f"{', '.join(options)}: options of a list or a table go into its tables, such as "
-                f'{{"name": "mixup", "{next(iter(options))}": ...}}'
+                f'{{"name": "...", "{next(iter(options))}": ...}}'
             )
         plugins = step_plugins(mix)
     else:

@@ -11,6 +11,7 @@ from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.networks.classifier import class_count
 from mixcore.networks.network import Network, capabilities
+from mixcore.networks.readers import check_readers
 from mixcore.networks.stages import stage_names
 from mixcore.step.precision import Precision
 
@@ -37,12 +38,15 @@ def seen_network(plugins: Plugins, model: nn.Module | None, num_classes: int, pr
     check_classes(model, num_classes)
     if not any("probe" in calls.asks("generate_mix") for calls in plugins.mixers):
         return no_network(plugins, "asks for no probe")
-    check_network(plugins, capabilities(model), stage_names(model))
     looking = [item.declared for item in plugins.selected if item.role in ("mix", "saliency")]
+    attention = any("attention" in own.needs for own in looking)
+    if attention:
+        check_readers(model)
+    check_network(plugins, capabilities(model), stage_names(model))
     return Network(
         model,
         stages=tuple(dict.fromkeys(stage for own in looking for stage in own.stages)),
-        attention=any("attention" in own.needs for own in looking),
+        attention=attention,
         autocast=precision.autocast,
     )
 

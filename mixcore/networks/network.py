@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from mixcore.autocast import autocast_dtype, autocast_off
-from mixcore.errors import ConfigError, MixcoreError
+from mixcore.errors import MixcoreError
 from mixcore.networks.asked import KeptStages, NoAttention
-from mixcore.networks.attention import has_attention
 from mixcore.networks.interface import Passes, has_interface
 from mixcore.networks.layout import FLATTEN, as_map, as_tokens, prefix_tokens
 from mixcore.networks.modes import mode
+from mixcore.networks.readers import has_attention
 from mixcore.networks.scales import fixed_scale
 from mixcore.networks.stages import FEATURES, resolve_stage, stage_names
 from mixcore.networks.taps import Taps
@@ -23,33 +23,55 @@ from mixcore.types import ForwardOutput, Stage
 __all__ = ["Network", "capabilities"]
 
 
-def capabilities(module: nn.Module) -> frozenset[str]:
-    """What plugins may need of a backbone and this one offers.
+def capabilities(module: nn.Module) -> Set[str]:
+    """What plugins may need of a backbone and this one offers; each is found out when it is asked for.
 
-    "stages": it lists its feature maps, so that a number names one. "attention": its attention blocks can be read.
-    The others come with timm's interface: "features" and "head" can be run apart; "tokens": the features stand at
-    positions; "class_activation": the head pools over positions and ends in a linear classifier, so that a logit is a
-    sum over positions.
+    "stages": it lists its feature maps, so that a number names one. "attention": it has attention blocks, and an
+    installed class reads them. The others come with timm's interface: "features" and "head" can be run apart; "tokens":
+    the features stand at positions; "class_activation": the head pools over positions and ends in a linear classifier,
+    so that a logit is a sum over positions.
     """
-    split = has_interface(module)
-    offers = {
-        "stages": bool(stage_names(module)),
-        "attention": has_attention(module),
-        "features": split,
-        "head": split,
-        "tokens": split,
-        "class_activation": split and _pools_positions(module),
-    }
-    return frozenset(name for name, offered in offers.items() if offered)
+    return _Capabilities(module)
+
+
+class _Capabilities(Set[str]):
+    """A set that does not import what reads attention until somebody asks for attention."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in _OFFERS and _OFFERS[name](self._module)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in _OFFERS if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(set(self))
 
 
 def _pools_positions(module: nn.Module) -> bool:
     """A head that reads a class token, or attends, leaves the other positions without a share in the logit."""
+    if not has_interface(module):
+        return False
     pool = str(getattr(module, "global_pool", ""))
     reads_positions = "avg" in pool or (prefix_tokens(module) == 0 and pool != FLATTEN)
     attends = getattr(module, "attn_pool", None) is not None
     classifier = getattr(module, "get_classifier", lambda: None)()
     return isinstance(classifier, nn.Linear | nn.Conv2d) and reads_positions and not attends
+
+
+_OFFERS: dict[str, Callable[[nn.Module], bool]] = {
+    "stages": lambda module: bool(stage_names(module)),
+    "attention": has_attention,
+    "features": has_interface,
+    "head": has_interface,
+    "tokens": has_interface,
+    "class_activation": _pools_positions,
+}
 
 
 class Network:
@@ -59,7 +81,7 @@ class Network:
     them, compiled where it compiles, for who opens the precision himself. `stages` and `attention` declare what
     forwards may ask for later: their taps are set here, before compiling. `autocast` opens the precision that the
     network runs under; `loss_scale` says what a loss is multiplied with while a gradient of it passes a float16
-    network. ConfigError for a stage or attention that it lacks.
+    network. ConfigError for a stage or attention that it lacks, PluginError where it cannot be told what reads it.
     """
 
     def __init__(
@@ -72,11 +94,6 @@ class Network:
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         loss_scale: Callable[[torch.device], Tensor | float] = fixed_scale,
     ) -> None:
-        if attention and not has_attention(module):
-            raise ConfigError(
-                f"{type(module).__name__} has no attention that can be read; use a ViT, DeiT, Swin or PVTv2 backbone, "
-                "or plugins and options that read no attention"
-            )
         self.module = module
         self._autocast, self._loss_scale = autocast, loss_scale
         self._names = {stage: resolve_stage(module, stage) for stage in stages}

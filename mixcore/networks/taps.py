@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
-from mixcore.networks.attention import AttentionTap, Hide, attention_taps
+from mixcore.networks.attention import AttentionTap, Hide
+from mixcore.networks.readers import attention_taps
 from mixcore.types import Attention
 
 __all__ = ["TapRecord", "Taps"]
@@ -99,12 +100,22 @@ class Taps:
                     f"the forward never called stage {', '.join(sorted(missing))}; a network with activation "
                     "checkpointing may bypass its stages: set [train] checkpoint = false"
                 )
-            heard.attention.extend(block.result() for block in self._blocks if attention)
+            heard.attention.extend(_attention_of(block) for block in self._blocks if attention)
         finally:
             for tap in self._stages.values():
                 tap.rest()
             for block in self._blocks:
                 block.rest()
+
+
+def _attention_of(block: AttentionTap) -> Attention:
+    found = block.attention()
+    if not isinstance(found, Attention):
+        kind = type(block)
+        raise MixcoreError(
+            f"{kind.__module__}.{kind.__name__}.attention() gives a {type(found).__name__}, expected an Attention"
+        )
+    return found
 
 
 def _as_it_is(hook: Callable[..., Any]) -> Callable[..., Any]:

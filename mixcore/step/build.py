@@ -20,6 +20,7 @@ from mixcore.errors import ConfigError
 from mixcore.hooks.calls import PluginCalls, has_wrapper
 from mixcore.networks.named import backbones_by
 from mixcore.networks.network import Network, capabilities
+from mixcore.networks.readers import check_readers
 from mixcore.networks.stages import stage_names
 from mixcore.rng import keyed_seed
 from mixcore.step.precision import Precision
@@ -51,8 +52,11 @@ def build_step(
 
     `precision` None follows the autocast that surrounds the step. `owns_batch` says that nobody reads the batch after
     the step, so that a mixer may write into it. Plugins and task were checked before (`check_run`); ConfigError where
-    plugins and network do not fit together.
+    plugins and network do not fit together, PluginError where it cannot be told what reads the network's attention.
     """
+    attention = any("attention" in _declared(calls, "needs") for calls in plugins.everyone)
+    if attention:
+        check_readers(model)
     check_network(plugins, capabilities(model), stage_names(model))
     _move(model, device, channels_last)
     parts_of = build_parts(plugins.everyone, model, task, seed)
@@ -64,7 +68,6 @@ def build_step(
         parts_of = {calls: _with_sync_bn(parts) for calls, parts in parts_of.items()}
     kind = Precision(precision)
     stages = _unique(stage for calls in plugins.everyone for stage in _declared(calls, "stages"))
-    attention = any("attention" in _declared(calls, "needs") for calls in plugins.everyone)
     if checkpoint:
         _checkpoint_activations(model, plugins)
     network = Network(

@@ -25,7 +25,7 @@ class Trained:
     """A module that is trained, and how its groups differ from [optimizer] and [schedule]."""
 
     name: str
-    """`backbone`, or plugin and part as in `automix.block`; leads the names of its parameters."""
+    """`backbone`, or plugin and part as in `learntmask.mask`; leads the names of its parameters."""
     module: nn.Module
     differences: Mapping[str, float] = attrs.field(factory=dict)
 

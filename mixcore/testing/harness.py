@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.api import Mix, Step, Targets, Task
+from mixcore.autocast import autocast_of
 from mixcore.config.structure import structure
 from mixcore.discovery.capabilities import check_run
 from mixcore.discovery.catalogue import find, installed
@@ -243,8 +244,8 @@ class Harness:
             kind: LabelKind = soft if labels.is_floating_point() else "class"
             height, width = images.shape[-2:]
             step = self.step(channels=images.shape[1], image_size=(height, width), kind=kind)
-        half = images.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(self.device.type, dtype=images.dtype if half else None, enabled=half):
+        half = images.dtype if images.dtype in (torch.bfloat16, torch.float16) else None
+        with autocast_of(half, self.device):
             return step.mix_batch(Batch(images=images, labels=labels), mixer=0, epoch=0, iteration=iteration)
 
 

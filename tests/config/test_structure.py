@@ -9,8 +9,9 @@ from typing import Any, Literal
 import attrs
 import pytest
 
-from mixcore.config.faults import dotted, nearest
+from mixcore.config.faults import dotted
 from mixcore.config.structure import structure
+from mixcore.words import nearest
 
 
 class Colour(Enum):

@@ -163,7 +163,7 @@ def test_what_was_not_declared_is_refused(images) -> None:
 
 
 def test_attention_is_refused_where_there_is_none() -> None:
-    with pytest.raises(ConfigError, match=r"ResNet has no attention.*ViT.*options that read no attention"):
+    with pytest.raises(ConfigError, match=r"ResNet has no attention.*timm_vit \(mixcore .*options that read no"):
         Network(resnet(), attention=True)
 
 
