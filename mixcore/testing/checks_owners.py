@@ -14,7 +14,7 @@ from mixcore.networks.interface import has_interface, logits_of
 from mixcore.networks.stages import stage_names
 from mixcore.testing.expect import expect
 from mixcore.testing.fakes import Neighbours, TinyConvNet
-from mixcore.testing.harness import Harness, NotApplicableError
+from mixcore.testing.harness import Harness, NotApplicableError, companions
 
 __all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS", "LOSS_CHECKS"]
 
@@ -65,7 +65,8 @@ def _view_loss(harness: Harness, mixer: Neighbours, times: int = 1) -> float:
     """What compute_loss gives for the mix of a batch, repeated."""
     images, labels = harness.batch(ROWS)
     images, labels = torch.cat([images] * times), torch.cat([labels] * times)
-    _, report = harness.step(mix=[mixer])(images, labels, epoch=0, iteration=0)
+    step = harness.step(mix=[mixer])
+    _, report = step(images, labels, epoch=0, iteration=0, **companions(step, images))
     return report.losses["mix"].item()
 
 
