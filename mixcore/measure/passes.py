@@ -30,8 +30,9 @@ class Passes:
 def count_passes(step: TrainingStep, images: Tensor, labels: Tensor, iterations: Iterable[int] = (0,)) -> Passes:
     """Forward and backward passes per iteration, of the trained network and of the networks that plugins bring.
 
-    Runs those iterations on `images` [N,C,H,W], with stand-ins for the maps and augmentations that plugins read, their
-    backward included, and takes the mean; gradients are cleared. A pass is seen at a network's first layer, so that looking at the last ones costs none.
+    Runs those iterations on `images` [N,C,H,W], their backward included, and takes the mean; gradients are cleared.
+    Maps and augmentations that plugins read have stand-ins. A pass is seen at a network's first layer, so that looking
+    at the last ones costs none.
     """
     seen = {"forward": 0, "backward": 0}
     numbers, beside = list(iterations), stand_ins(images, step.augmentations, step.maps)
