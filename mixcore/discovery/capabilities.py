@@ -88,8 +88,8 @@ def check_other_images(calls: PluginCalls) -> None:
     if own.maps or own.augmentations:
         what = f"the map {own.maps[0]!r}" if own.maps else "further augmentations"
         raise HookError(
-            f"{calls.label} reads {what} of the batch, and was asked for images that are not the batch's; ask for those "
-            "that the hook was given: probe.saliency(self.saliency, images, labels)"
+            f"{calls.label} reads {what} of the batch, and was asked for images that are not the batch's; ask for "
+            "those that the hook was given: probe.saliency(self.saliency, images, labels)"
         )
 
 
