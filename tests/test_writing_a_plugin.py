@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import tomllib
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mixcore
 from mixcore.cli.main import VERBS
 from mixcore.config.structure import structure
 from mixcore.networks.network import Network, capabilities
+from mixcore.data.loader import build_train_loader
 from mixcore.step.step import TrainingStep
 from mixcore.testing import (
     Harness,
@@ -29,6 +33,7 @@ from mixcore.testing import (
 )
 from mixcore.testing.readme import code_blocks
 from mixcore.types import Batch
+from mixcore_plugins_builtin.data.image_folder import ImageFolder
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "writing_a_plugin.md"
@@ -62,6 +67,7 @@ CASES = [
     ("LearntMask", {}),
     ("JudgedShare", {}),
     ("Glare", {}),
+    ("OntoBackground", {}),
 ]
 
 
@@ -109,6 +115,34 @@ def test_an_option_that_is_a_table_is_read_and_checked(page: types.ModuleType) -
     assert 0.4 <= mix.lam[0] <= 0.6
     _, faults = structure(page.Even, {"share": {"low": 2.0, "hihg": 0.5}}, ("mix",))
     assert [fault.path for fault in faults] == [("mix", "share", "hihg"), ("mix", "share", "low")]
+
+
+def test_a_mixer_of_the_page_keeps_the_objects_that_its_folder_of_maps_shows(
+    page: types.ModuleType, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for split, name, number in itertools.product(("train", "val"), ("jay", "wren"), range(3)):
+        for kind in (tmp_path / "data/birds" / split / name, tmp_path / "data/birds-objects" / name):
+            kind.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(
+            tmp_path / "data/birds" / split / name / f"{number}.bmp"
+        )
+        whole = np.zeros((12, 16), np.uint8)
+        whole[:, : 2 * number + 6] = 255
+        Image.fromarray(whole).save(tmp_path / "data/birds-objects" / name / f"{number}.png")
+    (toml,) = [text for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.S) if "map_folders" in text]
+    table = {key: value for key, value in tomllib.loads(toml)["data"].items() if key != "name"}
+    table |= {"size": 8, "root": str(tmp_path / table["root"])}
+    table["map_folders"] = {name: str(tmp_path / folder) for name, folder in table["map_folders"].items()}
+    data = ImageFolder(**table).build_data()
+    settings = {"batch_size": 6, "workers": 0, "drop_last": True, "seed": 0, "rank": 0, "world": 1}
+    device = {"device": torch.device("cpu"), "channels_last": False}
+    batch = next(iter(build_train_loader(data, **settings, **device, maps=("objects",)).epoch(0)))
+    mix = mixcore.create_mixer(page.OntoBackground(), num_classes=2)(*batch, maps=batch.maps)
+    kept = batch.maps["objects"] == 1
+    assert 0.1 < kept.float().mean() < 0.9
+    assert torch.equal(mix.images, torch.where(kept, batch.images, batch.images[mix.partner]))
+    torch.testing.assert_close(mix.lam, batch.maps["objects"].mean((1, 2, 3)))
 
 
 def test_a_policy_of_the_page_goes_with_a_mixer_of_the_page(page: types.ModuleType) -> None:

@@ -20,10 +20,12 @@ __all__ = [
     "check_sample_maps",
     "check_task",
     "has_maps",
+    "layout",
 ]
 
 
-def _layout(tensor: Tensor) -> str:
+def layout(tensor: Tensor) -> str:
+    """Its dtype and shape, such as `uint8 [50, 3, 8, 8]`."""
     return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
 
 
@@ -31,7 +33,7 @@ def check_labels(labels: Tensor, task: Task, where: str) -> None:
     """Refuse labels [N] or [N,K] of another kind than the task's, or class labels outside [0, K). Raises DataError."""
     if task.label_kind == "class":
         if labels.ndim != 1 or labels.dtype != torch.int64:
-            raise DataError(f"labels of {where} are {_layout(labels)}; class labels are int64 [N]")
+            raise DataError(f"labels of {where} are {layout(labels)}; class labels are int64 [N]")
         lowest, highest = (int(value) for value in labels.aminmax())
         if lowest < 0 or highest >= task.num_classes:
             raise DataError(
@@ -40,7 +42,7 @@ def check_labels(labels: Tensor, task: Task, where: str) -> None:
             )
     elif labels.ndim != 2 or labels.shape[1] != task.num_classes or not labels.is_floating_point():
         raise DataError(
-            f"labels of {where} are {_layout(labels)}; labels of kind {task.label_kind!r} are floating "
+            f"labels of {where} are {layout(labels)}; labels of kind {task.label_kind!r} are floating "
             f"[N,{task.num_classes}]"
         )
 
@@ -49,7 +51,7 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
     """Refuse images that are no uint8 [n,C,H,W] of the task, none at all, or labels that do not fit. DataError."""
     images, labels = resident.images, resident.labels
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != task.in_channels:
-        raise DataError(f"images of {where} are {_layout(images)}; expected uint8 [n,{task.in_channels},H,W]")
+        raise DataError(f"images of {where} are {layout(images)}; expected uint8 [n,{task.in_channels},H,W]")
     if len(images) == 0:
         raise DataError(f"{where} is empty; a run needs at least one image in it")
     if len(labels) != len(images):
@@ -60,7 +62,7 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
         if found.dtype != torch.uint8 or not fits:
             height, width = images.shape[2:]
             raise DataError(
-                f"the map {name!r} of {where} is {_layout(found)}; expected uint8 [{len(images)},c,{height},{width}], "
+                f"the map {name!r} of {where} is {layout(found)}; expected uint8 [{len(images)},c,{height},{width}], "
                 "one for each image and of its size"
             )
 
@@ -74,7 +76,7 @@ def check_image(image: object, task: Task, where: str) -> Tensor:
         and (image.dtype == torch.uint8 or image.is_floating_point())
     ):
         return image
-    found = _layout(image) if isinstance(image, Tensor) else type(image).__name__
+    found = layout(image) if isinstance(image, Tensor) else type(image).__name__
     raise DataError(
         f"{where} gave an image as {found}; expected a tensor [{task.in_channels},H,W], uint8 or floating and "
         "normalised: end the transforms with torchvision.transforms.PILToTensor()"
@@ -102,9 +104,9 @@ def check_sample_maps(
             or found.shape[1:] != image.shape[1:]
             or not (found.dtype == torch.uint8 or found.is_floating_point())
         ):
-            layout = _layout(found) if isinstance(found, Tensor) else type(found).__name__
+            told = layout(found) if isinstance(found, Tensor) else type(found).__name__
             raise DataError(
-                f"{where} gave the map {name!r} as {layout}; expected a tensor [c,{height},{width}] as its image is, "
+                f"{where} gave the map {name!r} as {told}; expected a tensor [c,{height},{width}] as its image is, "
                 "uint8 or floating in [0,1]"
             )
         checked[name] = found
@@ -122,7 +124,7 @@ def check_label(label: object, task: Task, where: str) -> Tensor:
     else:
         fits = tuple(tensor.shape) == (task.num_classes,) and tensor.is_floating_point()
     if not fits:
-        raise DataError(f"{where} has a label {_layout(tensor)}; {_expected(task)}")
+        raise DataError(f"{where} has a label {layout(tensor)}; {_expected(task)}")
     return tensor.long() if task.label_kind == "class" else tensor.float()
 
 

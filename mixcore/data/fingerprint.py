@@ -17,7 +17,8 @@ __all__ = ["fingerprints"]
 def fingerprints(data: Data) -> dict[str, dict[str, Any]]:
     """Of "training" and "validation": `samples`, how many there are, and `hash`, of what can be read cheaply.
 
-    - A Resident: every byte of images and labels, their types and shapes. 184 MB of CIFAR take about a quarter second.
+    - A Resident: every byte of images, labels and maps, their types and shapes. 184 MB of CIFAR take about a quarter
+      second.
     - A Dataset with a method `fingerprint() -> str`: what that says, such as a hash of file names and sizes.
     - Any other Dataset: its length, and its `targets` or `labels` where those are a tensor, an array or a list of
       numbers. Images that were exchanged under the same labels are then not noticed, because reading all of them would
@@ -31,6 +32,9 @@ def _fingerprint(dataset: Any) -> dict[str, Any]:
     if isinstance(dataset, Resident):
         _add(total, dataset.images)
         _add(total, dataset.labels)
+        for name, found in sorted(dataset.maps.items()):
+            total.update(f"map {name}\n".encode())
+            _add(total, found)
     elif callable(own := getattr(dataset, "fingerprint", None)):
         total.update(str(own()).encode())
     else:

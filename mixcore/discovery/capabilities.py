@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from mixcore.discovery.alternatives import installed_plugins, options_without
 from mixcore.discovery.declared import MIXER_NEEDS, NETWORK_NEEDS, Declared, declared
-from mixcore.errors import ConfigError
+from mixcore.errors import ConfigError, HookError
 
 if TYPE_CHECKING:
     from mixcore.discovery.plugins import Plugins
     from mixcore.hooks.calls import PluginCalls
     from mixcore.types import Task
 
-__all__ = ["check_maps", "check_mixers", "check_network", "check_run", "check_task"]
+__all__ = ["check_maps", "check_mixers", "check_network", "check_other_images", "check_run", "check_task"]
 
 
 def _declarations(plugins: Plugins) -> list[tuple[PluginCalls, Declared]]:
@@ -80,6 +80,17 @@ def check_maps(plugins: Plugins, given: Collection[str]) -> None:
             if (missing := [name for name in own.maps if name not in given])
         ]
     )
+
+
+def check_other_images(calls: PluginCalls) -> None:
+    """Refuse to ask a saliency that reads maps for images other than the batch's, which have none. HookError."""
+    own = declared(calls.plugin, calls.label)
+    if own.maps or own.augmentations:
+        what = f"the map {own.maps[0]!r}" if own.maps else "further augmentations"
+        raise HookError(
+            f"{calls.label} reads {what} of the batch, and was asked for images that are not the batch's; ask for "
+            "those that the hook was given: probe.saliency(self.saliency, images, labels)"
+        )
 
 
 def check_run(plugins: Plugins, task: Task, iterations: int) -> tuple[str, ...]:

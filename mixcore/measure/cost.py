@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mixcore.data.stand_ins import stand_ins
 from mixcore.measure.memory import held_bytes, peak_bytes
 from mixcore.measure.passes import Passes, count_passes
 from mixcore.step.step import TrainingStep
@@ -44,8 +45,9 @@ class _Runner:
     """One training step with its optimizer, its iterations counted."""
 
     def __init__(self, build: Build, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images, labels
         self.step = build()
+        self._beside = stand_ins(images, self.step.augmentations, self.step.maps)
+        self._batch = Batch(images=images, labels=labels, **self._beside)
         self.optimizer = torch.optim.SGD(self.step.param_groups(lr=1e-3), lr=1e-3, momentum=0.9)
         self.passes = count_passes(self.step, images, labels, range(WARM_UP))
         self.iteration = WARM_UP
@@ -71,19 +73,15 @@ class _Runner:
             peak_bytes=self.peak,
         )
 
-    @property
-    def _batch(self) -> Batch:
-        return Batch(images=self._images, labels=self._labels)
-
     def _train(self) -> None:
-        loss, _ = self.step(*self._batch, iteration=self.iteration)
+        loss, _ = self.step(*self._batch, **self._beside, iteration=self.iteration)
         loss.backward()
         self.optimizer.step()
         self.step.after_step()
         self.iteration += 1
 
     def _timed(self, work: Callable[[], object]) -> float:
-        clock = time.process_time if cpu_time(self._images.device) else time.perf_counter
+        clock = time.process_time if cpu_time(self._batch.images.device) else time.perf_counter
         self._wait()
         start = clock()
         work()
@@ -91,8 +89,8 @@ class _Runner:
         return 1000 * (clock() - start)
 
     def _wait(self) -> None:
-        if self._images.is_cuda:
-            torch.cuda.synchronize(self._images.device)
+        if self._batch.images.is_cuda:
+            torch.cuda.synchronize(self._batch.images.device)
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.step.parameters()
@@ -110,6 +108,8 @@ def measure(
     skip: Callable[[str, Exception], bool] = lambda _name, _error: False,
 ) -> dict[str, Cost]:
     """Cost of each training step on one batch, `images` [N,C,H,W] and `labels`, by name.
+
+    Maps and further augmentations that plugins read have stand-ins.
 
     Each of `builds` makes its own step; steps stay alive together and take turns, who goes first moving on, `repeats`
     rounds after the warm-up. `skip` is told what building or the warm-up raised, and says whether to go on without.

@@ -8,6 +8,7 @@ import attrs
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mixcore.data.stand_ins import stand_ins
 from mixcore.step.step import TrainingStep
 
 __all__ = ["Passes", "count_passes"]
@@ -30,10 +31,11 @@ def count_passes(step: TrainingStep, images: Tensor, labels: Tensor, iterations:
     """Forward and backward passes per iteration, of the trained network and of the networks that plugins bring.
 
     Runs those iterations on `images` [N,C,H,W], their backward included, and takes the mean; gradients are cleared.
-    A pass is seen at a network's first layer, so that looking at the last ones costs none.
+    Maps and augmentations that plugins read have stand-ins. A pass is seen at a network's first layer, so that looking
+    at the last ones costs none.
     """
     seen = {"forward": 0, "backward": 0}
-    numbers = list(iterations)
+    numbers, beside = list(iterations), stand_ins(images, step.augmentations, step.maps)
 
     def backward(gradient: Tensor) -> None:
         seen["backward"] += gradient.shape[0]
@@ -46,7 +48,7 @@ def count_passes(step: TrainingStep, images: Tensor, labels: Tensor, iterations:
     handles: list[RemovableHandle] = [layer.register_forward_hook(forward) for layer in _first_layers(step)]
     try:
         for number in numbers:
-            step(images, labels, iteration=number)[0].backward()
+            step(images, labels, iteration=number, **beside)[0].backward()
             step.zero_grad(set_to_none=True)
     finally:
         for handle in handles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.errors import DataError
+from mixcore.mixers.companions import Companions
+from mixcore.mixers.tensors import layout, together
 from mixcore.types import LabelKind, Task
 
-__all__ = ["StepBatches", "check_companions", "check_images", "check_labels", "kind_of", "task_of"]
+__all__ = ["StepBatches", "check_images", "check_labels", "kind_of", "task_of"]
 
 
 def task_of(
@@ -45,18 +46,18 @@ def check_images(images: object) -> None:
         raise DataError(f"images are a {type(images).__name__}; expected a floating tensor [N,C,H,W]")
     if not images.is_floating_point():
         raise DataError(
-            f"images are {_layout(images)}; mixing takes floating images: images.float() / 255, or "
+            f"images are {layout(images)}; mixing takes floating images: images.float() / 255, or "
             "v2.ToDtype(torch.float32, scale=True) at the end of torchvision's transforms"
         )
     if images.ndim == 3:
         raise DataError(
-            f"images are {_layout(images)}, which is one image; a whole batch [N,C,H,W] is mixed: call the mixer in "
+            f"images are {layout(images)}, which is one image; a whole batch [N,C,H,W] is mixed: call the mixer in "
             "the collate function or in the training loop"
         )
     if images.ndim != 4:
-        raise DataError(f"images are {_layout(images)}; expected floating [N,C,H,W]")
+        raise DataError(f"images are {layout(images)}; expected floating [N,C,H,W]")
     if images.shape[0] == 0:
-        raise DataError(f"images are {_layout(images)}: there is no image to mix; leave empty batches out")
+        raise DataError(f"images are {layout(images)}: there is no image to mix; leave empty batches out")
     if images.requires_grad:
         raise DataError("images require a gradient, and mixed images carry none; pass images.detach()")
 
@@ -71,17 +72,17 @@ def check_labels(labels: object, images: Tensor, kind: LabelKind, num_classes: i
             f"labels are a {type(labels).__name__}; expected int64 [N] or floating [N,{num_classes}]: "
             "torch.as_tensor(labels)"
         )
-    if not _together(labels.device, images.device):
+    if not together(labels.device, images.device):
         raise DataError(
             f"images are on {images.device}, labels on {labels.device}; bring them together: labels.to(images.device)"
         )
     if kind == "class":
         if labels.ndim != 1 or labels.dtype != torch.int64:
             way = "labels.float()" if labels.ndim == 2 and labels.shape[1] == num_classes else "labels.long()"
-            raise DataError(f"labels are {_layout(labels)}; expected int64 [N] or floating [N,{num_classes}]: {way}")
+            raise DataError(f"labels are {layout(labels)}; expected int64 [N] or floating [N,{num_classes}]: {way}")
     elif labels.ndim != 2 or labels.shape[1] != num_classes:
         raise DataError(
-            f"labels are {_layout(labels)}; with num_classes={num_classes} they are floating [N,{num_classes}]"
+            f"labels are {layout(labels)}; with num_classes={num_classes} they are floating [N,{num_classes}]"
         )
     if labels.shape[0] != images.shape[0]:
         raise DataError(
@@ -95,36 +96,6 @@ def check_labels(labels: object, images: Tensor, kind: LabelKind, num_classes: i
             )
 
 
-def check_companions(images: Tensor, index: object, maps: Mapping[str, object], augmented: Sequence[object]) -> None:
-    """Refuse what does not belong to these images: index int64 [N], maps [N,c,H,W], augmentations like the images.
-
-    Raises DataError.
-    """
-    if index is not None and not (
-        isinstance(index, Tensor) and index.dtype == torch.int64 and index.shape == images.shape[:1]
-    ):
-        raise DataError(f"index is {_found(index)}; expected int64 [{images.shape[0]}], a row of the set per image")
-    rows, _, height, width = images.shape
-    for name, found in maps.items():
-        if not (isinstance(found, Tensor) and found.ndim == 4 and _places(found) == _places(images)):
-            raise DataError(f"the map {name!r} is {_found(found)}; expected [{rows},c,{height},{width}]")
-    for number, found in enumerate(augmented):
-        if not (isinstance(found, Tensor) and found.shape == images.shape and found.dtype == images.dtype):
-            raise DataError(f"augmentation {number} is {_found(found)}; expected {_layout(images)} as the images")
-
-
-def _places(tensor: Tensor) -> tuple[int, ...]:
-    return (tensor.shape[0], *tensor.shape[-2:])
-
-
-def _found(value: object) -> str:
-    return _layout(value) if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _together(one: torch.device, other: torch.device) -> bool:
-    return one.type == other.type and (one.index == other.index or None in (one.index, other.index))
-
-
 def _bounds(labels: Tensor) -> tuple[int, int]:
     """Least and greatest label, read on the host.
 
@@ -136,10 +107,6 @@ def _bounds(labels: Tensor) -> tuple[int, int]:
         return int(least), int(most)
 
 
-def _layout(tensor: Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
-
-
 @attrs.define(eq=False)
 class StepBatches:
     """Checks each batch before a foreign step takes it: a pre-hook of the step's forward.
@@ -148,10 +115,14 @@ class StepBatches:
     """
 
     task: Task
+    companions: Companions
     _seen: bool = attrs.field(default=False, init=False)
 
     def __call__(self, _step: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Raises DataError for images and labels that are not the task's; what is missing, forward says itself."""
+        """Raises DataError for images and labels that are not the task's, and for maps and augmentations that lack.
+
+        Images and labels that are missing forward says itself.
+        """
         told = {**dict(zip(("images", "labels"), arguments, strict=False)), **named}
         if not {"images", "labels"} <= told.keys():
             return
@@ -159,14 +130,14 @@ class StepBatches:
         check_images(images)
         if images.shape[1] != self.task.in_channels:
             raise DataError(
-                f"images are {_layout(images)}, and the step was made with in_channels={self.task.in_channels}; "
+                f"images are {layout(images)}, and the step was made with in_channels={self.task.in_channels}; "
                 f"say in_channels={images.shape[1]} in create_step"
             )
         if isinstance(labels, Tensor) and (kind_of(labels) == "class") != (kind == "class"):
             raise DataError(
-                f"labels are {_layout(labels)}, and the step was made with label_kind={kind!r}; "
+                f"labels are {layout(labels)}, and the step was made with label_kind={kind!r}; "
                 f"say label_kind={kind_of(labels)!r} in create_step"
             )
         check_labels(labels, images, kind, self.task.num_classes, read=images.device.type == "cpu" or not self._seen)
-        check_companions(images, told.get("index"), told.get("maps") or {}, told.get("augmented", ()))
+        self.companions.check(images, told.get("index"), told.get("maps"), told.get("augmented", ()))
         self._seen = True

@@ -13,7 +13,8 @@ from mixcore.discovery.capabilities import check_task
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import has_wrapper
-from mixcore.mixers.batches import check_companions, check_images, check_labels, kind_of, task_of
+from mixcore.mixers.batches import check_images, check_labels, kind_of, task_of
+from mixcore.mixers.companions import companions_of
 from mixcore.mixers.methods import mixing_plugins, other_door, refuse_more_than_a_batch
 from mixcore.mixers.networks import no_network, seen_network
 from mixcore.mixers.pairs import Pairs
@@ -78,6 +79,7 @@ class Mixer(nn.Module):
         self._num_classes, self._seed = num_classes, seed
         self._next = 0
         self._rank = 0
+        self._companions = companions_of(plugins, "mixer")
         self._setup = IterationSetup(
             plugins=plugins,
             network=network,
@@ -117,10 +119,11 @@ class Mixer(nn.Module):
         worker process of a DataLoader the draws then depend on the worker's seed too, so that no other worker and no
         other epoch repeats them.
 
-        Raises DataError for a batch that is not of this kind, ConfigError where the method cannot work on it.
+        Raises DataError for a batch that is not of this kind or lacks what the method reads, ConfigError where the
+        method cannot work on it.
         """
         setup = self._setup_for(images, labels)
-        check_companions(images, index, maps or {}, augmented)
+        self._companions.check(images, index, maps, augmented)
         plugins = setup.plugins
         if in_worker():
             setup = attrs.evolve(setup, network=no_network(plugins, _NOT_IN_A_WORKER))
@@ -149,7 +152,9 @@ class Mixer(nn.Module):
         """This mixer as a function (images, labels) -> (images, target rows [M,K]), where a loop has timm's Mixup.
 
         `smoothing` in [0, 1) is that of the labels, (1-s)·t + s/K. `mixup_enabled = False` on the result ends mixing.
+        Raises ConfigError for a method that reads more of a batch than these two.
         """
+        self._companions.refuse_pairs()
         return Pairs(self, self._setup.plugins.mixers[0].name, self._num_classes, smoothing)
 
     def train(self, mode: bool = True) -> Mixer:

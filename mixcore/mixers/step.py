@@ -10,6 +10,7 @@ from torch import nn
 
 from mixcore.discovery.capabilities import check_run
 from mixcore.mixers.batches import StepBatches, task_of
+from mixcore.mixers.companions import companions_of
 from mixcore.mixers.methods import step_plugins
 from mixcore.mixers.networks import check_classes
 from mixcore.mixers.place import rank
@@ -78,5 +79,5 @@ def create_step(
         rank=rank(),
         owns_batch=overwrite,
     )
-    step.register_forward_pre_hook(StepBatches(task), with_kwargs=True)
+    step.register_forward_pre_hook(StepBatches(task, companions_of(plugins, "step")), with_kwargs=True)
     return step

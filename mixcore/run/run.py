@@ -34,7 +34,7 @@ from mixcore.run.processes import joined
 from mixcore.run.record import epoch_record, identity, is_better, summarise
 from mixcore.run.resolve import Loaded
 from mixcore.run.resume import agreed_checkpoint
-from mixcore.run.session import Session, build_session
+from mixcore.run.session import Session, build_session, first_images
 from mixcore.run.signals import StopSignals, stop_error
 from mixcore.run.trackers import Trackers
 from mixcore.step.iteration import Report
@@ -230,7 +230,13 @@ class _Run:
 
     @functools.cached_property
     def _previewed(self) -> Batch:
-        """The validation images that the masks of every epoch are pictured for."""
+        """The images that the masks of every epoch are pictured for: those of validation, which have no maps, or else
+        training images.
+        """
+        step, config = self.state.step, self.loaded.config
+        if step.maps or step.augmentations:
+            count = min(_PREVIEWED, config.data.batch_size)
+            return first_images(config, self.session, count, self.processes.device)
         return next(iter(self.session.validation.epoch(0))).rows(slice(_PREVIEWED))
 
     def _preview(self, log: TensorBoardLog) -> None:

@@ -30,7 +30,7 @@ from mixcore.train.optimizer import build_optimizer
 from mixcore.train.schedule import Schedule
 from mixcore.train.state import TrainingState
 from mixcore.train.totals import Totals
-from mixcore.types import Data, Task
+from mixcore.types import Batch, Data, Task
 
 __all__ = [
     "Session",
@@ -39,6 +39,7 @@ __all__ = [
     "build_session",
     "check_groups",
     "evaluation_loader",
+    "first_images",
     "training_loader",
 ]
 
@@ -143,6 +144,24 @@ def training_loader(config: RunConfig, plugins: Plugins, data: Data, processes: 
         augmentations=plugins.augmentations,
         maps=plugins.maps,
     )
+
+
+def first_images(config: RunConfig, session: Session, count: int, device: torch.device) -> Batch:
+    """The first `count` images of the first epoch of one process, read by this one, with all that plugins read."""
+    loader = build_train_loader(
+        session.data,
+        batch_size=count,
+        workers=0,
+        drop_last=True,
+        seed=config.seed,
+        rank=0,
+        world=1,
+        device=device,
+        channels_last=config.train.channels_last,
+        augmentations=session.state.step.augmentations,
+        maps=session.state.step.maps,
+    )
+    return next(iter(loader.epoch(0)))
 
 
 def evaluation_loader(config: RunConfig, data: Data, processes: Processes) -> Loader:

@@ -10,12 +10,11 @@ import attrs
 import torch
 
 from mixcore.config.schema import RunConfig
-from mixcore.data.loader import build_train_loader
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.hooks.calls import PluginCalls, has_wrapper
 from mixcore.logs.progress import Progress
-from mixcore.run.session import Session, build_session
+from mixcore.run.session import Session, build_session, first_images
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
 from mixcore.types import Batch
@@ -88,21 +87,9 @@ def _rows(config: RunConfig, plugins: Plugins, chosen: int | None) -> int:
 
 def _first_images(config: RunConfig, plugins: Plugins, session: Session) -> Batch:
     """As many images as one of the mixers wants, with their labels, read and augmented as the run's."""
-    loader = build_train_loader(
-        session.data,
-        batch_size=max(_rows(config, plugins, chosen) for chosen in _possible(plugins)),
-        workers=0,
-        drop_last=True,
-        seed=config.seed,
-        rank=0,
-        world=1,
-        device=torch.device("cpu"),
-        channels_last=config.train.channels_last,
-        augmentations=plugins.augmentations,
-        maps=plugins.maps,
-    )
+    count = max(_rows(config, plugins, chosen) for chosen in _possible(plugins))
     with _refused(config, "reading the first images"):
-        return next(iter(loader.epoch(0)))
+        return first_images(config, session, count, torch.device("cpu"))
 
 
 def _loop(config: RunConfig, session: Session, processes: Processes) -> Loop:

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mixcore.discovery.capabilities import check_other_images
 from mixcore.errors import ConfigError, HookError
 from mixcore.evidence.memo import Memo
 from mixcore.evidence.probe import Probe
@@ -268,6 +269,8 @@ class Iteration:
                 "saliency: Saliency = attrs.field(...)"
             )
         owner = self._setup.of[calls]
+        if images is not batch.images:
+            check_other_images(calls)
         return self._memo.once(
             calls,
             images,

@@ -81,6 +81,16 @@ class TrainingStep(nn.Module):
             batch = Batch(images=images, labels=labels, index=index, maps=maps or {}, augmented=tuple(augmented))
             return Iteration(self._setup, batch, self._last).run()
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that its plugins read of each batch."""
+        return self._setup.plugins.maps
+
+    @property
+    def augmentations(self) -> int:
+        """Further augmentations that its plugins read of each batch."""
+        return self._setup.plugins.augmentations
+
     def mix_batch(self, batch: Batch, *, mixer: int, epoch: int = 0, iteration: int = 0) -> tuple[Mix, Targets]:
         """What mixer number `mixer` makes of a batch at that point of the run, for pictures and measurements."""
         step = self._step(batch.images.device, epoch, iteration, logging=False)

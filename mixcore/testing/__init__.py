@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixcore.testing.checks import CHECKS, Check, checks_of
 from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
-from mixcore.testing.harness import Harness, NotApplicableError, Subject, make_step
+from mixcore.testing.harness import Harness, NotApplicableError, Subject, companions, make_step
 from mixcore.testing.readme import code_blocks, run_example
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
@@ -30,6 +30,7 @@ __all__ = [
     "Tripwire",
     "checks_of",
     "code_blocks",
+    "companions",
     "make_step",
     "run_example",
     "tiny_network",

@@ -8,9 +8,11 @@ from contextlib import contextmanager, nullcontext
 
 import attrs
 import torch
+from torch import Tensor
 
+from mixcore.step.step import TrainingStep
 from mixcore.testing.elsewhere import META, LeftOnHostError, NoKernelError, OtherDevice, ResultsElsewhere
-from mixcore.testing.harness import Harness, NotApplicableError, Subject
+from mixcore.testing.harness import Harness, NotApplicableError, Subject, companions
 from mixcore.testing.places import place_of
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
@@ -54,9 +56,7 @@ def _train(harness: Harness) -> None:
     for iteration in range(STEPS):
         images, labels = harness.batch()
         with OtherDevice():
-            loss, _ = step(
-                images.as_subclass(Tripwire), labels.as_subclass(Tripwire), epoch=0, iteration=iteration, logging=True
-            )
+            loss = _loss(step, images, labels, iteration, logging=True)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -69,7 +69,15 @@ def _watch_reads(harness: Harness) -> None:
     step = harness.step()
     for iteration in range(STEPS):
         with _waits_refused() if images.is_cuda else nullcontext():
-            step(images.as_subclass(Tripwire), labels.as_subclass(Tripwire), epoch=0, iteration=iteration)
+            _loss(step, images, labels, iteration, logging=False)
+
+
+def _loss(step: TrainingStep, images: Tensor, labels: Tensor, iteration: int, *, logging: bool) -> Tensor:
+    """The loss of a batch that raises when it, its maps or its augmentations are read."""
+    guarded = images.as_subclass(Tripwire)
+    beside = companions(step, guarded)
+    loss, _ = step(guarded, labels.as_subclass(Tripwire), epoch=0, iteration=iteration, logging=logging, **beside)
+    return loss
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect
-from mixcore.testing.harness import Harness, NotApplicableError
+from mixcore.testing.harness import Harness, NotApplicableError, companions
 
 __all__ = ["gradient_arrives"]
 
@@ -37,7 +37,7 @@ def gradient_arrives(harness: Harness) -> None:
 def _arrives(harness: Harness, step: TrainingStep, parts: Sequence[Tensor], iteration: int) -> bool:
     """Whether any part has a gradient of the loss without what the mixer added to it as Mix.losses."""
     images, labels = harness.batch(seed=iteration)
-    loss, report = step(images, labels, epoch=0, iteration=iteration)
+    loss, report = step(images, labels, epoch=0, iteration=iteration, **companions(step, images))
     for own in report.mix.losses.values():
         loss = loss - own
     gradients = torch.autograd.grad(loss, parts, allow_unused=True)

@@ -14,7 +14,7 @@ from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, require_no_dropout
 from mixcore.testing.frozen import attributes, frozen
 from mixcore.testing.generators import arbitrary_generators, generator_states
-from mixcore.testing.harness import Harness
+from mixcore.testing.harness import Harness, companions
 
 __all__ = ["global_generators_are_left_alone", "gradients_are_left_alone", "nothing_is_kept"]
 
@@ -41,7 +41,7 @@ def nothing_is_kept(harness: Harness) -> None:
 def _take_step(harness: Harness, step: TrainingStep, iteration: int) -> None:
     """One training step through every hook, without an optimizer."""
     images, labels = harness.batch(seed=iteration)
-    loss, _ = step(images, labels, epoch=0, iteration=iteration, logging=True)
+    loss, _ = step(images, labels, epoch=0, iteration=iteration, logging=True, **companions(step, images))
     loss.backward()
     step.after_step()
 
@@ -59,7 +59,7 @@ def gradients_are_left_alone(harness: Harness) -> None:
         parameter.grad = torch.full_like(parameter, 0.5)
     for iteration in range(ITERATIONS):
         with _refused_backward():
-            step(images, labels, epoch=0, iteration=iteration, logging=True)
+            step(images, labels, epoch=0, iteration=iteration, logging=True, **companions(step, images))
         _expect_gradients(trained, "before the one backward of the iteration")
         step.after_step()
         _expect_gradients(trained, "in after_step")

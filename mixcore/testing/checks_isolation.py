@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixcore.testing.expect import expect, expect_same_mix
-from mixcore.testing.harness import Harness
+from mixcore.testing.expect import expect, expect_kept, expect_same_mix
+from mixcore.testing.harness import Harness, companions
 
 __all__ = [
     "batch_is_not_modified",
@@ -16,21 +16,25 @@ __all__ = [
 
 
 def batch_is_not_modified(harness: Harness) -> None:
-    """Images and labels are what they were."""
+    """Images, labels, maps and further augmentations are what they were."""
     images, labels = harness.batch()
     kept = images.clone(), labels.clone()
     step = harness.step()
+    beside = companions(step, images)
     for iteration in range(4):
-        harness.mix(images, labels, iteration=iteration, step=step)
+        harness.mix(images, labels, iteration=iteration, step=step, beside=beside)
         expect(torch.equal(images, kept[0]), "the images of the batch were changed; ask step.may_overwrite first")
         expect(torch.equal(labels, kept[1]), "the labels of the batch were changed")
+        expect_kept(beside, companions(step, kept[0]))
 
 
 def overwriting_gives_the_same_mix(harness: Harness) -> None:
     """With step.may_overwrite the mix has the same bits."""
     images, labels = harness.batch(7)
     for iteration in range(4):
-        _, report = harness.step(owns_batch=True)(images.clone(), labels.clone(), epoch=0, iteration=iteration)
+        step = harness.step(owns_batch=True)
+        beside = companions(step, images)
+        _, report = step(images.clone(), labels.clone(), epoch=0, iteration=iteration, **beside)
         expected = harness.mix(images, labels, iteration=iteration)
         expect_same_mix(report.mix, expected, "with step.may_overwrite, against a mix that leaves the batch alone")
 

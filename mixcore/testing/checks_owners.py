@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from mixcore.api import Data, Resident, Task
 from mixcore.data.loader import Loader, build_eval_loader, build_train_loader
+from mixcore.data.maps import given_maps
 from mixcore.networks.interface import has_interface, logits_of
 from mixcore.networks.stages import stage_names
 from mixcore.testing.expect import expect
 from mixcore.testing.fakes import Neighbours, TinyConvNet
-from mixcore.testing.harness import Harness, NotApplicableError
+from mixcore.testing.harness import Harness, NotApplicableError, companions
 
 __all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS", "LOSS_CHECKS"]
 
@@ -65,7 +66,8 @@ def _view_loss(harness: Harness, mixer: Neighbours, times: int = 1) -> float:
     """What compute_loss gives for the mix of a batch, repeated."""
     images, labels = harness.batch(ROWS)
     images, labels = torch.cat([images] * times), torch.cat([labels] * times)
-    _, report = harness.step(mix=[mixer])(images, labels, epoch=0, iteration=0)
+    step = harness.step(mix=[mixer])
+    _, report = step(images, labels, epoch=0, iteration=0, **companions(step, images))
     return report.losses["mix"].item()
 
 
@@ -118,19 +120,25 @@ def _data(harness: Harness) -> Data:
     return harness.owner(harness.plugins()).build_data()
 
 
+def _training(data: Data, device: torch.device, augmentations: int = 0, maps: tuple[str, ...] = ()) -> Loader:
+    return build_train_loader(
+        data,
+        batch_size=BATCH,
+        workers=0,
+        drop_last=True,
+        seed=0,
+        rank=0,
+        world=1,
+        device=device,
+        channels_last=False,
+        augmentations=augmentations,
+        maps=maps,
+    )
+
+
 def _loaders(data: Data, device: torch.device) -> dict[str, Loader]:
     return {
-        "training": build_train_loader(
-            data,
-            batch_size=BATCH,
-            workers=0,
-            drop_last=True,
-            seed=0,
-            rank=0,
-            world=1,
-            device=device,
-            channels_last=False,
-        ),
+        "training": _training(data, device),
         "validation": build_eval_loader(
             data, batch_size=BATCH, workers=0, rank=0, world=1, device=device, channels_last=False
         ),
@@ -164,6 +172,24 @@ def _expect_labels(labels: Tensor, task: Task, split: str) -> None:
         expect(far < 1e-4, f"rows of soft {split} labels sum to up to {far:.4g} away from 1")
     if task.label_kind == "multi_label":
         expect(bool(((labels == 0) | (labels == 1)).all()), f"{split} labels are not all 0 or 1")
+
+
+def maps_fit_the_images(harness: Harness) -> None:
+    """Maps of training images are float32 [N,c,H,W] in [0,1]; reading them, and again, changes no image."""
+    data = _data(harness)
+    maps = given_maps(data)
+    if not maps:
+        raise NotApplicableError("its training set gives no maps")
+    asked = _training(data, harness.device, augmentations=1, maps=maps)
+    plain = _training(data, harness.device)
+    for with_maps, without in islice(zip(asked.epoch(0), plain.epoch(0), strict=True), 2):
+        expect(torch.equal(with_maps.images, without.images), "images are others where their maps are read")
+        height, width = with_maps.images.shape[2:]
+        for name, found in with_maps.maps.items():
+            told = f"the map {name!r} is {list(found.shape)} of images of {height}x{width}"
+            expect(found.shape[0] == BATCH and found.shape[2:] == (height, width), told)
+            low, high = found.min().item(), found.max().item()
+            expect(low >= 0 and high <= 1, f"the map {name!r} lies in [{low:.4g}, {high:.4g}], not in [0, 1]")
 
 
 def splits_differ(harness: Harness) -> None:
@@ -212,6 +238,7 @@ BACKBONE_CHECKS = {
 }
 DATA_CHECKS = {
     "batches_fit_the_task": batches_fit_the_task,
+    "maps_fit_the_images": maps_fit_the_images,
     "splits_differ": splits_differ,
     "epochs_repeat": epochs_repeat,
     "two_steps_on_it": two_steps_on_it,

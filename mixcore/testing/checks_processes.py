@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixcore.run.launch import loopback
 from mixcore.testing.expect import expect
-from mixcore.testing.harness import Harness, NotApplicableError, Subject
+from mixcore.testing.harness import Harness, NotApplicableError, Subject, companions
 
 __all__ = ["two_processes"]
 
@@ -65,7 +65,8 @@ def _process(rank: int, pickled: bytes, folder: str, interface: str) -> None:
         rows = slice(rank * ROWS, (rank + 1) * ROWS)
         result: dict[str, Any] = {}
         for iteration in range(2):
-            loss, report = wrapped(images[rows], labels[rows], epoch=0, iteration=iteration)
+            beside = companions(step, images[rows])
+            loss, report = wrapped(images[rows], labels[rows], epoch=0, iteration=iteration, **beside)
             result.setdefault("mixed", report.mix.images.detach().cpu())
             optimizer.zero_grad()
             loss.backward()

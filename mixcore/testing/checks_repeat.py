@@ -12,7 +12,7 @@ import torch
 from mixcore.step.groups import join_mixes
 from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, expect_same_mix
-from mixcore.testing.harness import Harness
+from mixcore.testing.harness import Harness, companions
 
 __all__ = [
     "groups_give_the_same_mix",
@@ -78,7 +78,7 @@ def options_round_trip(harness: Harness) -> None:
 def _train(harness: Harness, step: TrainingStep, optimizer: torch.optim.Optimizer, iteration: int) -> float:
     """One optimizer step; the loss."""
     images, labels = harness.batch(seed=iteration)
-    loss, _ = step(images, labels, epoch=0, iteration=iteration)
+    loss, _ = step(images, labels, epoch=0, iteration=iteration, **companions(step, images))
     value = float(loss.detach())
     expect(torch.isfinite(loss.detach()).item() is True, f"the loss is {value} at iteration {iteration}")
     optimizer.zero_grad()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mixcore.step.step import TrainingStep
-from mixcore.testing.expect import expect
-from mixcore.testing.harness import Harness
+from mixcore.testing.expect import expect, expect_kept
+from mixcore.testing.harness import Harness, companions
 
 __all__ = [
     "saliency_is_a_map",
@@ -72,11 +72,14 @@ def saliency_of_groups(harness: Harness) -> None:
 
 
 def saliency_leaves_the_batch(harness: Harness) -> None:
-    """Images and labels are left as they were."""
+    """Images, labels, maps and further augmentations are left as they were."""
     images, labels = harness.batch()
     before = images.clone(), labels.clone()
-    _map(harness, images, labels)
+    step = harness.step()
+    beside = companions(step, images)
+    harness.mix(images, labels, step=step, beside=beside)
     expect(torch.equal(images, before[0]) and torch.equal(labels, before[1]), "the batch was written to")
+    expect_kept(beside, companions(step, before[0]))
 
 
 def saliency_leaves_the_network(harness: Harness) -> None:

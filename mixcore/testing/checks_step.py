@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mixcore.api import Mix, hookimpl
 from mixcore.step.step import TrainingStep
-from mixcore.testing.expect import expect, require_no_dropout
+from mixcore.testing.expect import expect, expect_kept, require_no_dropout
 from mixcore.testing.fakes import Columns, Neighbours
 from mixcore.testing.frozen import frozen
-from mixcore.testing.harness import Harness
+from mixcore.testing.harness import Harness, companions
 from mixcore.types import LabelKind
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 
 def _loss(step: TrainingStep, images: Tensor, labels: Tensor, what: str, iteration: int = 0) -> Tensor:
     """The loss of one iteration: a finite scalar."""
-    loss, _ = step(images, labels, epoch=0, iteration=iteration, logging=True)
+    loss, _ = step(images, labels, epoch=0, iteration=iteration, logging=True, **companions(step, images))
     expect(loss.ndim == 0, f"{what}: the loss has shape {list(loss.shape)}, expected a scalar")
     expect(bool(loss.isfinite()), f"{what}: the loss is {loss.item()}")
     return loss.detach()
@@ -42,7 +42,7 @@ def any_batch_size(harness: Harness) -> None:
     for count in (smallest, 2, 3, 7):
         step = harness.step()
         images, labels = harness.batch(count)
-        loss, _ = step(images, labels, epoch=0, iteration=0)
+        loss, _ = step(images, labels, epoch=0, iteration=0, **companions(step, images))
         loss.backward()
         for name, parameter in step.named_parameters():
             finite = parameter.grad is None or bool(parameter.grad.isfinite().all())
@@ -79,12 +79,15 @@ def any_mix(harness: Harness) -> None:
 
 
 def the_batch_is_kept(harness: Harness) -> None:
-    """Images and labels are what they were."""
+    """Images, labels, maps and further augmentations are what they were."""
     images, labels = harness.batch()
     kept = images.clone(), labels.clone()
-    harness.step()(images, labels, epoch=0, iteration=0)
+    step = harness.step()
+    beside = companions(step, images)
+    step(images, labels, epoch=0, iteration=0, **beside)
     expect(torch.equal(images, kept[0]), "the images of the batch were changed")
     expect(torch.equal(labels, kept[1]), "the labels of the batch were changed")
+    expect_kept(beside, companions(step, kept[0]))
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -107,7 +110,8 @@ def the_mix_is_kept(harness: Harness) -> None:
     """The mix is what the mixer made, for the hooks that come later."""
     images, labels = harness.batch()
     mixer = _Recorded()
-    harness.step(mix=[mixer])(images, labels, epoch=0, iteration=0, logging=True)
+    step = harness.step(mix=[mixer])
+    step(images, labels, epoch=0, iteration=0, logging=True, **companions(step, images))
     for mix, made in mixer.made:
         for name, value in made.items():
             expect(frozen(getattr(mix, name)) == value, f"the mix's {name} were changed; copy before you write")
@@ -119,7 +123,8 @@ def sources_are_followed(harness: Harness) -> None:
     found = []
     for turned in (0, 2):
         step = harness.step(mix=[Neighbours(rows=len(images), turned=turned)])
-        loss, report = step(images.roll(turned, 0), labels.roll(turned, 0), epoch=0, iteration=0)
+        rolled = images.roll(turned, 0)
+        loss, report = step(rolled, labels.roll(turned, 0), epoch=0, iteration=0, **companions(step, rolled))
         found.append((report.targets.dense(harness.subject.num_classes), loss.detach()))
     for one, other in zip(*found, strict=True):
         expect(

@@ -6,15 +6,24 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.api import Mix
+from mixcore.data.stand_ins import StandIns
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
-__all__ = ["expect", "expect_same_mix", "expect_well_formed", "require_no_dropout"]
+__all__ = ["expect", "expect_kept", "expect_same_mix", "expect_well_formed", "require_no_dropout"]
 
 
 def expect(condition: bool, message: str) -> None:
     """AssertionError with the message unless the condition holds."""
     if not condition:
         raise AssertionError(message)
+
+
+def expect_kept(found: StandIns, before: StandIns) -> None:
+    """Maps and further augmentations of a batch are equal bit for bit to those of before."""
+    for name, values in before["maps"].items():
+        expect(torch.equal(found["maps"][name], values), f"the map {name!r} of the batch was changed")
+    for number, values in enumerate(before["augmented"]):
+        expect(torch.equal(found["augmented"][number], values), f"augmentation {number} of the batch was changed")
 
 
 def expect_well_formed(mix: Mix, images: Tensor, subject: Subject, what: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mixcore.api import Mix, Step, Targets, Task
 from mixcore.autocast import autocast_of
 from mixcore.config.structure import structure
+from mixcore.data.stand_ins import StandIns, stand_ins
 from mixcore.discovery.capabilities import check_run
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import LABEL_KINDS, declared
@@ -31,7 +32,7 @@ from mixcore.step.step import TrainingStep
 from mixcore.testing.fakes import Columns, Shown, tiny_network
 from mixcore.types import Batch, LabelKind
 
-__all__ = ["Harness", "NotApplicableError", "Subject", "make_step"]
+__all__ = ["Harness", "NotApplicableError", "Subject", "companions", "make_step"]
 
 EPOCHS, ITERATIONS = 4, 1000
 ROLE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"backbone": {"image_size": (32, 32)}}
@@ -99,6 +100,14 @@ def make_step(
         seed=seed,
         device=torch.device(device),
     )
+
+
+def companions(step: TrainingStep, images: Tensor) -> StandIns:
+    """What `step(images, labels, **companions(step, images))` hands over for the plugins that declare it.
+
+    `maps` [N,1,H,W] and `augmented`, made of the images row by row, so that they follow rows that are taken or moved.
+    """
+    return stand_ins(images, step.augmentations, step.maps)
 
 
 class Harness:
@@ -231,12 +240,29 @@ class Harness:
             labels = _float_labels(kind, labels, self.subject.num_classes, rng)
         return images.to(self.device, dtype), labels.to(self.device)
 
-    def mix(self, images: Tensor, labels: Tensor, *, iteration: int = 0, step: TrainingStep | None = None) -> Mix:
-        """The mix of a batch at one iteration, by `step` or a new one that fits the batch."""
-        return self.mix_and_targets(images, labels, iteration=iteration, step=step)[0]
+    def mix(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        iteration: int = 0,
+        step: TrainingStep | None = None,
+        beside: StandIns | None = None,
+    ) -> Mix:
+        """The mix of a batch at one iteration, by `step` or a new one that fits the batch.
+
+        `beside` are the batch's maps and further augmentations, by default its :func:`companions`.
+        """
+        return self.mix_and_targets(images, labels, iteration=iteration, step=step, beside=beside)[0]
 
     def mix_and_targets(
-        self, images: Tensor, labels: Tensor, *, iteration: int = 0, step: TrainingStep | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        iteration: int = 0,
+        step: TrainingStep | None = None,
+        beside: StandIns | None = None,
     ) -> tuple[Mix, Targets]:
         """The mix and the mix's own targets; networks run in the dtype of the images."""
         if step is None:
@@ -246,7 +272,8 @@ class Harness:
             step = self.step(channels=images.shape[1], image_size=(height, width), kind=kind)
         half = images.dtype if images.dtype in (torch.bfloat16, torch.float16) else None
         with autocast_of(half, self.device):
-            return step.mix_batch(Batch(images=images, labels=labels), mixer=0, epoch=0, iteration=iteration)
+            batch = Batch(images=images, labels=labels, **(beside or companions(step, images)))
+            return step.mix_batch(batch, mixer=0, epoch=0, iteration=iteration)
 
 
 def _instance(cls: type, options: Mapping[str, Any], role: str) -> Any:

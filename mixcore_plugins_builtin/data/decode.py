@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mixcore.api import DataError, MixcoreError, UnreadableSampleError
 from mixcore_plugins_builtin.data.options import OnCorrupt
-from mixcore_plugins_builtin.data.pixels import DECODER_ERRORS, read_rgb
+from mixcore_plugins_builtin.data.pixels import DECODER_ERRORS, read_map, read_rgb
 
-__all__ = ["decode_all", "irregular", "open_rgb"]
+__all__ = ["decode_all", "irregular", "open_map", "open_rgb"]
 
 logger = logging.getLogger("mixcore")
 
@@ -41,10 +41,21 @@ def open_rgb(source: bytes | Path, name: str, on_corrupt: OnCorrupt) -> Image.Im
     The error may be skipped if `on_corrupt` says so and the image itself is at fault. An error of ours that arrives
     meanwhile, such as a signal to stop, passes as it is.
     """
+    return _open(read_rgb, source, name, on_corrupt)
+
+
+def open_map(path: Path, on_corrupt: OnCorrupt) -> Image.Image:
+    """The upright map, grey or RGB; raises as :func:`open_rgb` does."""
+    return _open(read_map, path, str(path), on_corrupt)
+
+
+def _open(
+    decode: Callable[[bytes], Image.Image], source: bytes | Path, name: str, on_corrupt: OnCorrupt
+) -> Image.Image:
     data = source if isinstance(source, bytes) else _read(source, name, on_corrupt)
     handled = sys.exception()
     try:
-        return read_rgb(data)
+        return decode(data)
     except DECODER_ERRORS as error:
         for cause in _chain(error, handled):
             if isinstance(cause, MixcoreError) or not isinstance(cause, Exception):

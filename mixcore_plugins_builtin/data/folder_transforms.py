@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,10 +10,11 @@ from PIL.Image import Image, Resampling
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision import transforms, tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
 
-__all__ = ["Interpolation", "evaluation_transform", "rand_augment", "training_transform"]
+__all__ = ["Interpolation", "TrainingTransform", "Transform", "evaluation_transform", "rand_augment"]
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 Transform: TypeAlias = Callable[[Image], Tensor]
@@ -42,34 +43,59 @@ def rand_augment(words: str, mean: tuple[float, ...]) -> Callable[[Image], Image
         ) from error
 
 
-def training_transform(
-    *,
-    size: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    interpolation: Interpolation,
-    flip: float,
-    augment: str,
-    erasing: float,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Transform:
+class _Map(tv_tensors.Mask):
+    """A map that is cropped and mirrored with its image; the values of the file are kept, none is made of two."""
+
+
+@F.register_kernel(F.resized_crop, _Map)
+def _resized_crop(
+    found: _Map, top: int, left: int, height: int, width: int, size: list[int], **_of_images: Any
+) -> _Map:
+    """Each pixel is the one at its centre. Torchvision's own for masks takes one up to half a pixel beside it."""
+    nearest = InterpolationMode.NEAREST_EXACT
+    return _Map(F.resized_crop(found.as_subclass(Tensor), top, left, height, width, size, nearest, antialias=False))
+
+
+class TrainingTransform:
     """Random resized crop, mirror image, RandAugment; with `erasing`, normalised and then erased by noise.
 
     The result is uint8 [3,size,size], or float32 where something was erased after normalisation.
     """
-    steps: list[Any] = [
-        transforms.RandomResizedCrop(size, scale, ratio, interpolation=InterpolationMode(interpolation)),
-        transforms.RandomHorizontalFlip(flip),
-    ]
-    if augment:
-        steps.append(rand_augment(augment, mean))
-    steps.append(transforms.PILToTensor())
-    if erasing:
-        steps.append(Normalise(mean, std))
-        # timm's own bounds are the published ones: area 2 to 33 %, sides at most 10 to 3.
-        steps.append(RandomErasing(erasing, mode="pixel", device="cpu"))
-    return transforms.Compose(steps)
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float],
+        interpolation: Interpolation,
+        flip: float,
+        augment: str,
+        erasing: float,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        crop = v2.RandomResizedCrop(size, scale, ratio, interpolation=InterpolationMode(interpolation))
+        self.move = v2.Compose([crop, v2.RandomHorizontalFlip(flip)])
+        steps: list[Any] = [rand_augment(augment, mean)] if augment else []
+        steps.append(transforms.PILToTensor())
+        if erasing:
+            steps.append(Normalise(mean, std))
+            # timm's own bounds are the published ones: area 2 to 33 %, sides at most 10 to 3.
+            steps.append(RandomErasing(erasing, mode="pixel", device="cpu"))
+        self.finish = transforms.Compose(steps)
+
+    def __call__(self, image: Image) -> Tensor:
+        """One image."""
+        return self.finish(self.move(image))
+
+    def with_maps(self, image: Image, maps: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The image as it is without maps, and its maps uint8 [c,H,W] -> [c,size,size], cropped and mirrored like it.
+
+        RandAugment does not move them, and erasing leaves them whole.
+        """
+        moved, with_it = self.move(image, {name: _Map(found) for name, found in maps.items()})
+        return self.finish(moved), {name: found.as_subclass(Tensor) for name, found in with_it.items()}
 
 
 def evaluation_transform(size: int, crop_ratio: float, interpolation: Interpolation) -> Transform:

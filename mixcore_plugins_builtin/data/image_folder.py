@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from attrs.validators import and_, gt, in_, le, optional
 from PIL.Image import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixcore.api import PLACE, Data, Task, UnreadableSampleError, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import open_rgb
+from mixcore_plugins_builtin.data.folder_maps import MapFiles, scan_map_folders
 from mixcore_plugins_builtin.data.folder_transforms import (
     Interpolation,
+    TrainingTransform,
     Transform,
     evaluation_transform,
     rand_augment,
-    training_transform,
 )
 from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
 from mixcore_plugins_builtin.data.options import (
@@ -42,7 +44,7 @@ MOST_ASPECT = 1000
 """Long over short side of an image; a line one pixel high would be resized to gigabytes."""
 
 
-class FolderImages(Dataset[tuple[Tensor, int]]):
+class FolderImages(Dataset[Any]):
     """Images of class folders, opened in RGB and transformed. Raises UnreadableSampleError for a corrupt file."""
 
     def __init__(self, folders: ClassFolders, transform: Transform, on_corrupt: OnCorrupt) -> None:
@@ -55,7 +57,16 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         """Hash of names, labels and sizes of all files: another image of the same size under a name is not told."""
         return self.folders.fingerprint()
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Any:
+        """Image uint8 or float32 [3,H,W] and label."""
+        return self.transform(self.opened(index)), self.label(index)
+
+    def label(self, index: int) -> int:
+        """Rank of the class folder."""
+        return int(self.folders.labels[index])
+
+    def opened(self, index: int) -> Image:
+        """The image in RGB, as large as its file has it."""
         path = self.folders.path(index)
         image: Image = open_rgb(path, str(path), self.on_corrupt)
         if max(image.size) > MOST_ASPECT * min(image.size):
@@ -63,7 +74,29 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
                 f"{path} is {image.width}x{image.height}; at most {MOST_ASPECT} times as long as short can be resized",
                 skip=self.on_corrupt == "skip",
             )
-        return self.transform(image), int(self.folders.labels[index])
+        return image
+
+
+class MappedImages(FolderImages):
+    """The same with a map of each image, or several, cropped and mirrored as it is."""
+
+    def __init__(
+        self, folders: ClassFolders, transform: TrainingTransform, on_corrupt: OnCorrupt, maps: Sequence[MapFiles]
+    ) -> None:
+        super().__init__(folders, transform, on_corrupt)
+        self.together, self.maps = transform.with_maps, maps
+
+    def fingerprint(self) -> str:
+        """Hash of names and sizes of the maps too."""
+        told = (super().fingerprint(), *(one.fingerprint() for one in self.maps))
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    def __getitem__(self, index: int) -> Any:
+        """Image, label, and maps uint8 [c,H,W] by name."""
+        image, path = self.opened(index), self.folders.path(index)
+        maps = {one.name: one.read(index, path, image.size, self.on_corrupt) for one in self.maps}
+        moved, with_it = self.together(image, maps)
+        return moved, self.label(index), with_it
 
 
 def _increasing(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
@@ -93,6 +126,14 @@ def _rand_augment_words(instance: object, attribute: attrs.Attribute[Any], value
 def _three(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:  # noqa: ARG001
     if len(value) != CHANNELS:
         raise ValueError(f"{attribute.name} must hold one number per channel (3), found {list(value)}")
+
+
+def _movable(instance: ImageFolder, attribute: attrs.Attribute[Any], value: Mapping[str, str]) -> None:
+    if value and instance.rand_augment:
+        raise ValueError(
+            f"{attribute.name} and rand_augment cannot be combined: RandAugment turns and shears images and cannot do "
+            'the same to their maps; set rand_augment = "", or give no maps'
+        )
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -137,12 +178,15 @@ class ImageFolder:
     """Pixels are divided by this, per channel, after the mean is subtracted; above 0."""
     on_corrupt: OnCorrupt = attrs.field(default="refuse", validator=in_(("refuse", "skip")))
     """A file that cannot be decoded: "refuse" stops the run, "skip" takes the next one (validation: leaves it out)."""
+    map_folders: Mapping[str, str] = attrs.field(factory=dict, metadata=PLACE, validator=_movable)
+    """Maps of the training images by name: a folder that has a file for each, `<class>/<image>` with any ending."""
 
     @hookimpl
     def build_data(self) -> Data:
-        """Both splits, for workers. DataError where a folder is missing or empty, or the classes differ."""
+        """Both splits, for workers. DataError where a folder is missing or empty, the classes differ, or maps lack."""
         train, validation = scan_splits(data_path(self.root), self.train, self.validation, self.on_corrupt)
-        training = training_transform(
+        maps = scan_map_folders(self.map_folders, train, self.on_corrupt)
+        training = TrainingTransform(
             size=self.size,
             scale=self.scale,
             ratio=self.ratio,
@@ -155,7 +199,9 @@ class ImageFolder:
         )
         evaluation = evaluation_transform(self.test_size or self.size, self.crop_ratio, self.interpolation)
         return Data(
-            train=FolderImages(train, training, self.on_corrupt),
+            train=MappedImages(train, training, self.on_corrupt, maps)
+            if maps
+            else FolderImages(train, training, self.on_corrupt),
             validation=FolderImages(validation, evaluation, self.on_corrupt),
             task=Task(
                 num_classes=len(train.classes),

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-__all__ = ["DECODER_ERRORS", "MOST_PIXELS", "read_rgb"]
+__all__ = ["DECODER_ERRORS", "MOST_PIXELS", "read_map", "read_rgb"]
 
 DECODER_ERRORS = (
     OSError,
@@ -50,6 +50,8 @@ _TURNS = {
 }
 """By EXIF orientation, what makes an image upright. Not ImageOps.exif_transpose: it also writes the EXIF data anew, and
 refuses images over tags that nobody reads here."""
+_GREY = ("1", "L", "LA", "La")
+"""Modes of Pillow with one channel of at most 8 bits beside alpha."""
 _UNKNOWN_RANGE = {"I": "32-bit integers", "F": "floating-point numbers"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
@@ -61,6 +63,18 @@ def read_rgb(data: bytes) -> Image.Image:
     colour profiles are not applied. Raises one of DECODER_ERRORS for data that cannot be read, for pixels whose range
     is unknown (32-bit integers, floating point), and for more than MOST_PIXELS.
     """
+    image, orientation = _load(data)
+    return _upright(image.convert("RGB"), orientation)
+
+
+def read_map(data: bytes) -> Image.Image:
+    """The same of a map, but that grey stays grey (one channel); all else is RGB, a palette as its colours say."""
+    image, orientation = _load(data)
+    return _upright(image.convert("L" if image.mode in _GREY else "RGB"), orientation)
+
+
+def _load(data: bytes) -> tuple[Image.Image, int]:
+    """The image with 8 bits a channel, as it lies in the file, and its EXIF orientation."""
     if not data:
         raise ValueError("it is empty")
     # Put into the list once: to enter and leave catch_warnings for every image would make python forget which other
@@ -72,7 +86,10 @@ def read_rgb(data: bytes) -> Image.Image:
         raise ValueError(_too_large(f"{image.width}x{image.height}"))
     image.load()
     orientation = _orientation(image)
-    image = _eight_bits(image).convert("RGB")
+    return _eight_bits(image), orientation
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 

@@ -88,6 +88,76 @@ def test_an_augmentation_that_cannot_move_maps_is_refused_only_where_maps_are_wa
         train_loader(resident(augment=Still()), maps=("first",))
 
 
+class Moves(Still):
+    """Gives what it is told to, of images and of maps."""
+
+    def __init__(self, images=None, maps=None):
+        self.images, self.maps = images or (lambda x: x), maps or (lambda x: x)
+
+    def __call__(self, images, uniforms):
+        return self.images(images)
+
+    def on_maps(self, maps, uniforms):
+        return self.maps(maps)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda x: None, "a NoneType"),
+        (lambda x: x[:3], r"uint8 \[3, 1, 8, 8\] on cpu"),
+        (lambda x: x[:, 0], r"uint8 \[8, 8, 8\] on cpu"),
+        (lambda x: x[..., :4], r"uint8 \[8, 1, 8, 4\] on cpu"),
+        (lambda x: x.repeat(1, 2, 1, 1), r"uint8 \[8, 2, 8, 8\] on cpu"),
+        (lambda x: x.long(), r"int64 \[8, 1, 8, 8\] on cpu"),
+        (lambda x: x.to("meta"), r"uint8 \[8, 1, 8, 8\] on meta"),
+    ],
+)
+def test_moved_maps_that_are_not_of_the_images_are_refused(wrong, found):
+    loader = train_loader(resident(augment=Moves(maps=wrong)), maps=("first",))
+    expected = rf"on_maps of .*Moves, gave {found} for the map 'first'; expected uint8 \[8, 1, 8, 8\] on cpu"
+    with pytest.raises(DataError, match=expected):
+        next(iter(loader.epoch(0)))
+
+
+def test_maps_have_the_size_of_the_augmented_images():
+    half = Moves(images=lambda x: x[..., ::2], maps=lambda x: x[..., ::2])
+    batch = next(iter(train_loader(resident(augment=half), maps=("first",)).epoch(0)))
+    torch.testing.assert_close(batch.maps["first"], batch.images[:, :1])
+    half.maps = lambda x: x
+    with pytest.raises(DataError, match=r"\[8, 1, 8, 8\] on cpu for the map 'first'; expected uint8 \[8, 1, 8, 4\]"):
+        next(iter(train_loader(resident(augment=half), maps=("first",)).epoch(0)))
+
+
+@pytest.mark.parametrize("wrong", [lambda x: None, lambda x: x[:3], lambda x: x[:, :1], lambda x: x.long()])
+def test_augmented_images_that_are_none_are_refused(wrong):
+    with pytest.raises(DataError, match=r"augmentation, a .*Moves, gave .*; expected uint8 \[8,3,H,W\] on cpu"):
+        next(iter(train_loader(resident(augment=Moves(images=wrong))).epoch(0)))
+
+
+def test_an_error_of_an_augmentation_says_whose_it_is():
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(iter(train_loader(resident(augment=Moves(images=lambda x: 1 / 0))).epoch(0)))
+    assert caught.value.__notes__ == [f"in the training set's augmentation, a {__name__}.Moves"]
+
+
+@pytest.mark.parametrize("draws", [None, -1, 1.5, True])
+def test_an_augmentation_without_a_number_of_draws_is_refused(draws):
+    wrong = Still()
+    wrong.draws = draws
+    with pytest.raises(DataError, match=rf"Still, has draws {draws}; expected a class with draws: int"):
+        train_loader(resident(augment=wrong))
+
+
+def test_an_augmentation_that_writes_to_its_images_is_given_them_anew():
+    plain, zeroed = (
+        next(iter(train_loader(resident(augment=Moves(images=images)), augmentations=2).epoch(0)))
+        for images in (lambda x: x.clone().add_(1), lambda x: x.add_(1))
+    )
+    assert torch.equal(zeroed.images, plain.images)
+    assert all(map(torch.equal, zeroed.augmented, plain.augmented))
+
+
 @pytest.mark.parametrize("wrong", [IMAGES[:, :1].float(), IMAGES[:40], IMAGES[:, :, :4], IMAGES[:, 0]])
 def test_maps_that_are_not_of_the_images_are_refused(wrong):
     with pytest.raises(DataError, match=r"the map 'first' of the training set is .*; expected uint8 \[50,c,8,8\]"):

@@ -51,6 +51,17 @@ def test_a_resident_set_is_told_by_every_byte() -> None:
     assert resident(IMAGES.view(6, 1, 2, 8)) != resident()
 
 
+def test_maps_of_a_resident_set_count_and_a_set_without_is_told_as_ever() -> None:
+    def mapped(**maps: torch.Tensor) -> dict[str, Any]:
+        return told(Resident(images=IMAGES, labels=LABELS, maps=maps))
+
+    assert mapped() == resident() == {"samples": 6, "hash": "97eb67d323a9382784cd23fde36f8157"}
+    one, other = IMAGES.clone(), IMAGES.flip(0)
+    assert len({mapped(**maps)["hash"] for maps in ({}, {"a": one}, {"a": other}, {"b": one})}) == 4
+    assert mapped(a=one, b=other) == mapped(b=other, a=one)
+    assert mapped(a=one, b=other) != mapped(a=other, b=one)
+
+
 def test_a_dataset_may_say_itself_what_it_is() -> None:
     assert told(Listed(fingerprint=lambda: "a")) == told(Listed(fingerprint=lambda: "a", targets=[1] * 6))
     assert told(Listed(fingerprint=lambda: "a")) != told(Listed(fingerprint=lambda: "b"))

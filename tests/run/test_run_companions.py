@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
+from mixcore.cli.main import main
 from mixcore.discovery.manager import build_plugins
 from mixcore.errors import ConfigError
 from mixcore.run.resolve import load_config
@@ -49,10 +51,54 @@ class Watcher:
 '''
 
 
+PICTURED = '''
+
+from mixcore.api import Mix, Saliency, as_saliency
+
+
+@attrs.define(eq=False, kw_only=True)
+class Stored:
+    """A saliency from a map."""
+
+    role = "saliency"
+    spec_version = (1, 2)
+    maps = ("objects",)
+
+    @hookimpl
+    def map_saliency(self, batch):
+        return batch.maps["objects"].mean(1)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Pictured:
+    """As much of each image as its map says."""
+
+    role = "mix"
+    spec_version = (1, 2)
+    provides = frozenset({"mask"})
+    saliency: Saliency = attrs.field(default=Saliency("stored"), converter=as_saliency)
+    """A map."""
+
+    def mixed(self, images, labels, probe, partner):
+        mask = probe.saliency(self.saliency, images, labels)[:, None]
+        mixed = images * mask + images[partner] * (1 - mask)
+        return Mix.pair(mixed, partner, mask.mean((1, 2, 3)), mask)
+
+    @hookimpl
+    def generate_mix(self, images, labels, probe):
+        return self.mixed(images, labels, probe, torch.arange(len(images), device=images.device).roll(1))
+
+    @hookimpl
+    def preview_mix(self, images, labels, probe, partner, lam):
+        return self.mixed(images, labels, probe, partner)
+'''
+
+
 @pytest.fixture
 def watched(toy_config: Path, install: Callable[..., None]) -> Path:
     entries = {"mapped": "fake_mapped:Mapped", "watcher": "fake_mapped:Watcher"}
-    install(entries, {"fake_mapped": SOURCE}, distribution="fake-mapped")
+    entries |= {"stored": "fake_mapped:Stored", "pictured": "fake_mapped:Pictured"}
+    install(entries, {"fake_mapped": SOURCE + PICTURED}, distribution="fake-mapped")
     toy_config.write_text(toy_config.read_text().replace("toy_data", "mapped") + '[[extra]]\nname = "watcher"\n')
     return toy_config
 
@@ -76,3 +122,21 @@ def test_a_map_that_the_data_does_not_give_is_refused_before_training(watched: P
 def test_the_tried_iteration_has_them_too(watched: Path) -> None:
     config = load_config(watched, ()).config
     try_run(config, build_plugins(config))
+
+
+def test_masks_made_of_a_map_are_pictured_in_the_log_and_on_a_sheet(
+    watched: Path, toy_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = toy_run("schedule.epochs=2", "mix.name=pictured")
+    accumulator = event_accumulator.EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    assert len(accumulator.Images("mix/masks/pictured")) == 2
+    sheet = tmp_path / "sheet.png"
+    assert main(["show", str(watched), "--set", "mix.name=pictured", "--rows", "2", "--out", str(sheet)]) == 0
+    assert sheet.stat().st_size > 1000
+
+
+def test_the_measured_mixer_has_its_map(watched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "pictured", "--batch", "4", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "skipped" not in said
+    assert "pictured" in said
