@@ -25,7 +25,7 @@ from mixcore.hooks.roles import ROLES
 from mixcore.hooks.specs import HookSpecs
 from mixcore.options import Saliency
 
-__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection"]
+__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection", "select_all"]
 
 
 def build_plugins(config: RunConfig) -> Plugins:
@@ -33,10 +33,15 @@ def build_plugins(config: RunConfig) -> Plugins:
 
     Raises ConfigError with every fault of every table at once, or the one PluginError where that is all.
     """
-    selection, faults = select(config.plugin_tables())
+    return register_selection(select_all(config.plugin_tables(), "the configuration"))
+
+
+def select_all(tables: Mapping[str, Sequence[Any]], source: str) -> Selection:
+    """What :func:`mixcore.discovery.select.select` finds; raises every fault at once, `source` says of what."""
+    selection, faults = select(tables)
     if selection is None:
-        raise_faults(faults, "the configuration")
-    return register_selection(selection)
+        raise_faults(faults, source)
+    return selection
 
 
 def build_method_plugins(**given: Any) -> Plugins:
