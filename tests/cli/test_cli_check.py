@@ -127,8 +127,8 @@ def test_a_check_that_ends_its_process_is_a_row(stripes: None, capsys: pytest.Ca
     code, rows = report(capsys, "stripes", "--set", "dies=true")
     assert code == 1
     states = {name: row["state"] for name, row in rows.items()}
-    assert states == {**dict.fromkeys(states, "passed"), "splits_differ": "failed"}
-    assert rows["splits_differ"]["detail"] == "the process ended with status 7: out of luck"
+    assert states == {**dict.fromkeys(states, "passed"), "epochs_repeat": "failed"}
+    assert rows["epochs_repeat"]["detail"] == "the process ended with status 7: out of luck"
 
 
 def test_a_check_without_end_is_a_row(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
