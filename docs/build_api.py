@@ -66,7 +66,9 @@ def _modules() -> list[tuple[str, list[str]]]:
 
 
 def _tree(module: str) -> ast.Module:
-    return ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    place = ROOT / module.replace(".", "/")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _title(module: str) -> str:
@@ -75,9 +77,19 @@ def _title(module: str) -> str:
 
 
 def _section(module: str, names: list[str]) -> str:
-    tree = _tree(module)
-    entries = [text for name in names for text in _entry(tree, name)]
+    entries = [text for name in names for text in _entry(_tree(_home(module, name)), name)]
     return "\n".join([f"## {_title(module)}", "", f"From `{module}`.", "", *entries])
+
+
+def _home(module: str, name: str) -> str:
+    """The module that defines a name: a package takes it from one of its own."""
+    taken = (statement for statement in _tree(module).body if isinstance(statement, ast.ImportFrom))
+    homes = (
+        statement.module or ""
+        for statement in taken
+        if (statement.module or "").startswith(f"{module}.") and name in {alias.name for alias in statement.names}
+    )
+    return next(homes, module)
 
 
 def _entry(tree: ast.Module, name: str) -> Iterator[str]:

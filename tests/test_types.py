@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import pkgutil
+from importlib import import_module
+
 import pytest
 import torch
 
+import mixcore.types
 from mixcore.errors import MixcoreError
 from mixcore.types import Attention, Mix, Step, Targets
 
@@ -107,3 +112,11 @@ def test_shared_draws_ignore_the_group_and_device_draws_do_not() -> None:
     assert draw(first.shared_rng("a")) != draw(first.shared_rng("b"))
     assert draw(first.device_rng("a")) != draw(second.device_rng("a"))
     assert first.progress == 0.75
+
+
+def test_every_type_is_found_where_it_always_was() -> None:
+    """What was pickled before the types had modules of their own names them so."""
+    rooms = [import_module(f"mixcore.types.{found.name}") for found in pkgutil.iter_modules(mixcore.types.__path__)]
+    assert sorted(name for room in rooms for name in room.__all__) == sorted(mixcore.types.__all__)
+    for name in ("Batch", "Data", "Mix", "Part", "Step", "Task"):
+        assert pickle.loads(f"cmixcore.types\n{name}\n.".encode()) is getattr(mixcore.types, name)

@@ -20,8 +20,8 @@ from PIL import Image
 import mixcore
 from mixcore.cli.main import VERBS
 from mixcore.config.structure import structure
-from mixcore.networks.network import Network, capabilities
 from mixcore.data.loader import build_train_loader
+from mixcore.networks.network import Network, capabilities
 from mixcore.step.step import TrainingStep
 from mixcore.testing import (
     Harness,

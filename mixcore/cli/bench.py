@@ -14,11 +14,14 @@ from mixcore.cli.files import written
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
+    from mixcore.discovery.select import Selected, Selection
     from mixcore.step.step import TrainingStep
     from mixcore.types import Task
 
 __all__ = ["SHAPES", "command"]
 
+MIX = "mix"
+"""The role that is measured."""
 BASELINE = "none"
 """The mixer that all others are compared with."""
 
@@ -82,7 +85,7 @@ def command(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu")
-    mixers, unusable = _mixers(names)
+    selections, unusable = _selections(names)
     documents = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -90,7 +93,7 @@ def command(
         for name in dict.fromkeys(shapes):
             shape = SHAPES[name]
             shape = attrs.evolve(shape, batch=batch or shape.batch, backbone=backbone or shape.backbone)
-            document = _bench(shape, mixers, dict(unusable), torch.device(device), precision, repeats)
+            document = _bench(shape, selections, dict(unusable), torch.device(device), precision, repeats)
             documents.append(document)
             _print(document)
     finally:
@@ -100,24 +103,43 @@ def command(
             file.write_text(json.dumps({"benchmarks": documents}, indent=2) + "\n", encoding="utf-8")
 
 
+def _selections(names: Iterable[str]) -> tuple[dict[str, Selection], dict[str, str]]:
+    """The plugins of the baseline and of the mixers asked for, and why others cannot be measured."""
+    from mixcore.config.schema import table_class
+    from mixcore.discovery.manager import select_all
+    from mixcore.errors import MixcoreError
+
+    mixers, unusable = _mixers(names)
+    selections = {}
+    for name in mixers:
+        try:
+            selections[name] = select_all({MIX: (table_class(MIX)(name=name),)}, f"[{MIX}] of {name}")
+        except MixcoreError as error:
+            if name == BASELINE:
+                raise
+            unusable[name] = str(error)
+    return selections, unusable
+
+
 def _mixers(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The baseline and the mixers asked for, and why others cannot be measured."""
+    """The baseline and the mixers asked for by name, and why others cannot be measured."""
     from mixcore.discovery.catalogue import find, installed
     from mixcore.discovery.load import load
     from mixcore.errors import ConfigError, PluginError
+    from mixcore.hooks.roles import role_of
 
     claims = installed()
     entries = [find(name, claims) for name in names] or [entry for found in claims.values() for entry in found[:1]]
     mixers, unusable = [BASELINE], {}
     for entry in entries:
         try:
-            role = getattr(load(entry), "role", None)
+            role = role_of(load(entry))
         except PluginError as error:
             if names:
                 raise
             unusable[entry.name] = str(error)
             continue
-        if role == "mix":
+        if role == MIX:
             mixers.append(entry.name)
         elif names:
             raise ConfigError(f"{entry.label} has role {role}, and bench measures mixers; see mixcore plugins")
@@ -125,7 +147,12 @@ def _mixers(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _bench(
-    shape: Shape, mixers: Iterable[str], skipped: dict[str, str], device: Any, precision: str, repeats: int
+    shape: Shape,
+    selections: Mapping[str, Selection],
+    skipped: dict[str, str],
+    device: Any,
+    precision: str,
+    repeats: int,
 ) -> dict[str, Any]:
     """The figures of one shape, as they go into JSON."""
     import functools
@@ -155,7 +182,10 @@ def _bench(
         skipped[name] = str(error)
         return True
 
-    builds = {name: functools.partial(_step, name, shape, task, device, precision) for name in mixers}
+    network = _network(shape.backbone)
+    builds = {
+        name: functools.partial(_step, chosen, network, task, device, precision) for name, chosen in selections.items()
+    }
     costs = measure(builds, images, labels, repeats=repeats, skip=skip)
     plain = costs[BASELINE]
     results = [
@@ -183,19 +213,29 @@ def _bench(
     return {"conditions": conditions, "results": results, "skipped": skipped}
 
 
-def _step(mixer: str, shape: Shape, task: Task, device: Any, precision: str) -> TrainingStep:
+def _network(backbone: str) -> Selected:
+    """The plugin that builds the networks of all mixers."""
+    from mixcore.config.faults import raise_faults
+    from mixcore.config.schema import PluginTable
+    from mixcore.discovery.catalogue import installed
+    from mixcore.discovery.select import select_one
+
+    network, faults = select_one("backbone", PluginTable(name=backbone), ("backbone",), installed())
+    if network is None:
+        raise_faults(faults, "--backbone")
+    return network
+
+
+def _step(selection: Selection, network: Selected, task: Task, device: Any, precision: str) -> TrainingStep:
     """A training step of the mixer with its own network, whose initial weights are the same for all."""
     import torch
 
-    from mixcore.config.tables import config_from_tree
     from mixcore.data.randomness import preserved_generators, seed_generators
     from mixcore.discovery.capabilities import check_task
-    from mixcore.discovery.manager import build_plugins
+    from mixcore.discovery.manager import register_selection
     from mixcore.step.build import build_step
 
-    # a configuration names a data set; none is built here
-    tree = {"data": {"name": "fake"}, "backbone": {"name": shape.backbone}, "mix": {"name": mixer}}
-    plugins = build_plugins(config_from_tree(tree))
+    plugins = register_selection(attrs.evolve(selection, of={**selection.of, "backbone": (network,)}))
     assert plugins.backbone is not None
     check_task(plugins, task)
     with preserved_generators():

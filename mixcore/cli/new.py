@@ -6,22 +6,19 @@ from pathlib import Path
 
 import click
 
-from mixcore.hooks.roles import ROLES as EVERY_ROLE
-from mixcore.scaffold import ROLES
+from mixcore.hooks.roles import TEMPLATE_ROLES
 
 __all__ = ["command"]
-
-TITLES = {role: EVERY_ROLE[role].title for role in ROLES}
 
 
 @click.command("new", short_help="Make a new plugin: a distribution to fill in.")
 @click.argument("name")
 @click.option(
     "--role",
-    type=click.Choice(ROLES),
+    type=click.Choice(list(TEMPLATE_ROLES)),
     default="mix",
     show_default=True,
-    help=f"What it is: {', '.join(f'{role} for a {title}' for role, title in TITLES.items())}.",
+    help=f"What it is: {', '.join(f'{name} for a {role.title}' for name, role in TEMPLATE_ROLES.items())}.",
 )
 @click.option(
     "--dir",
@@ -31,7 +28,7 @@ TITLES = {role: EVERY_ROLE[role].title for role in ROLES}
     help="Where the new folder goes; by default here.",
 )
 def command(name: str, role: str, parent: Path) -> None:
-    """Make mixcore-plugin-NAME, a distribution with a plugin that works: a mixer, a label policy or a loss.
+    """Make mixcore-plugin-NAME, a distribution with a plugin that works, of the role that --role says.
 
     NAME is the plugin's name in TOML: lower-case letters, digits and underscores. The folder holds the plugin, its
     tests, a README and a configuration that trains it; nothing that exists is changed.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mixcore.cli.table import print_table
+from mixcore.hooks.roles import EXTRA, role_of
 
 if TYPE_CHECKING:
     from mixcore.discovery.survey import Surveyed
@@ -47,10 +48,10 @@ def show_command(name: str) -> None:
 
     entry = find(name, installed())
     cls = load(entry)
-    role = getattr(cls, "role", None)
+    role = role_of(cls)
     click.echo(f"{entry.label}\n")
     click.echo(f"{_paragraph(cls.__doc__)}\n")
-    click.echo(f"role: {role or 'none; listed as [[extra]]'}")
+    click.echo(f"role: {'none; listed as [[extra]]' if role == EXTRA else role}")
     for attribute in ("needs", "provides", "accepts", "stages", "suggests"):
         click.echo(_declaration(cls, attribute), nl=False)
     options = option_help(cls)
@@ -106,7 +107,7 @@ def _roles(claims: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> list[
 
 
 def _role(found: Surveyed) -> str:
-    return f"unknown: {found.fault}" if found.fault else found.role or "extra"
+    return f"unknown: {found.fault}" if found.fault else found.role
 
 
 def _tell_unreadable() -> bool:

@@ -26,7 +26,7 @@ def installed_plugins(role: str) -> Iterator[tuple[str, Declared]]:
 
 def names_of_role(role: str) -> list[str]:
     """The installed plugins that a table of this role may name, and those whose role is not known in time."""
-    return list(plugins_of_role(None if role == "extra" else role))
+    return list(plugins_of_role(role))
 
 
 def options_without(plugin: Any, missing: Collection[str], provided: Collection[str]) -> list[str]:

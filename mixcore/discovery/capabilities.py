@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mixcore.discovery.alternatives import installed_plugins, options_without
 from mixcore.discovery.declared import MIXER_NEEDS, NETWORK_NEEDS, Declared, declared
 from mixcore.errors import ConfigError, HookError
+from mixcore.hooks.roles import EXTRA, ROLES, role_of
 
 if TYPE_CHECKING:
     from mixcore.discovery.plugins import Plugins
@@ -39,7 +40,7 @@ def check_mixers(plugins: Plugins) -> None:
         [
             f"{calls.label} needs a mixer that provides {_listed(missing)}, and {do_not}; name a [mix] that "
             f"does{_installed_providing(missing)}, or take another plugin in place of {calls.name}"
-            f"{_default_of(plugins, calls)}"
+            f"{_undemanding(calls)}"
             for calls, own in _declarations(plugins)
             if (missing := own.needs & MIXER_NEEDS - provided)
         ]
@@ -50,8 +51,10 @@ def _installed_providing(missing: Collection[str]) -> str:
     return _installed(name for name, own in installed_plugins("mix") if set(missing) <= own.provides)
 
 
-def _default_of(plugins: Plugins, calls: PluginCalls) -> str:
-    return ' ([labels] name = "weights" goes with every mixer)' if calls is plugins.labels else ""
+def _undemanding(calls: PluginCalls) -> str:
+    """A plugin of the same role that asks nothing of mixers and networks, in brackets; empty where there is none."""
+    found = ROLES[role_of(type(calls.plugin))].undemanding
+    return f" ({found})" if found else ""
 
 
 def check_task(plugins: Plugins, task: Task) -> None:
@@ -113,8 +116,8 @@ def check_run(plugins: Plugins, task: Task, iterations: int) -> tuple[str, ...]:
 
 
 def _installed_accepting(calls: PluginCalls, kind: str) -> str:
-    role = getattr(calls.plugin, "role", None)
-    if role is None:
+    role = role_of(type(calls.plugin))
+    if role == EXTRA:
         return ""
     return _installed(name for name, own in installed_plugins(role) if kind in own.accepts)
 
@@ -144,7 +147,7 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
                 *(f"set {option} of {calls.name}" for option in options_without(calls.plugin, missing, provided)),
                 f"name a [backbone] that has it{_where(missing)}",
                 *(way_out if missing - {"attention"} else []),
-                f"take another plugin in place of {calls.name}{_in_place_of(plugins, calls)}",
+                f"take another plugin in place of {calls.name}{_undemanding(calls)}",
             ]
             offered = _listed(provided) or "none of these"
             faults.append(
@@ -161,11 +164,6 @@ def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequ
             if isinstance(stage, int) and not -last <= stage <= last
         ]
     _refuse(faults)
-
-
-def _in_place_of(plugins: Plugins, calls: PluginCalls) -> str:
-    """A plugin that goes with every network, where the role of this one has such."""
-    return ' (saliency = "fine_grained" looks at the image alone)' if calls in plugins.saliencies else ""
 
 
 _INTERFACE = frozenset({"features", "head"})

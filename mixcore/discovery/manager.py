@@ -25,7 +25,7 @@ from mixcore.hooks.roles import ROLES
 from mixcore.hooks.specs import HookSpecs
 from mixcore.options import Saliency
 
-__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection"]
+__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection", "select_all"]
 
 
 def build_plugins(config: RunConfig) -> Plugins:
@@ -33,23 +33,28 @@ def build_plugins(config: RunConfig) -> Plugins:
 
     Raises ConfigError with every fault of every table at once, or the one PluginError where that is all.
     """
-    selection, faults = select(config.plugin_tables())
+    return register_selection(select_all(config.plugin_tables(), "the configuration"))
+
+
+def select_all(tables: Mapping[str, Sequence[Any]], source: str) -> Selection:
+    """What :func:`mixcore.discovery.select.select` finds; raises every fault at once, `source` says of what."""
+    selection, faults = select(tables)
     if selection is None:
-        raise_faults(faults, "the configuration")
-    return register_selection(selection)
+        raise_faults(faults, source)
+    return selection
 
 
-def build_method_plugins(mix: Any = "none", labels: Any = None, loss: Any = None, extra: Sequence[Any] = ()) -> Plugins:
-    """The plugins of a training step without data and backbone.
+def build_method_plugins(**given: Any) -> Plugins:
+    """The plugins of a training step without data and backbone, by role: `mix="cutmix", labels="area"`.
 
-    Each is a name, a table as in TOML ({"name": "cutmix", "alpha": 0.2}), or an instance of a plugin class; `mix` and
-    `extra` may be lists of these. Raises as :func:`build_plugins` does.
+    Each is a name, a table as in TOML ({"name": "cutmix", "alpha": 0.2}), or an instance of a plugin class; roles of
+    several plugins take lists of these, and None is as if nothing was given. Raises as :func:`build_plugins` does.
     """
     faults: list[Fault] = []
     tables: dict[str, list[Any]] = {}
-    for role, given in (("mix", mix), ("labels", labels), ("loss", loss), ("extra", extra)):
-        listed = isinstance(given, Sequence) and not isinstance(given, str) and ROLES[role].several
-        read = [_table(value, role, faults) for value in (given if listed else [given])]
+    for role, value in given.items():
+        listed = isinstance(value, Sequence) and not isinstance(value, str) and ROLES[role].several
+        read = [_table(one, role, faults) for one in (value if listed else [value])]
         tables[role] = [table for table in read if table is not None]
     selection, more = select(tables)
     if selection is None or faults:

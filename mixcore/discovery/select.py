@@ -22,7 +22,7 @@ from mixcore.discovery.load import check_class, load
 from mixcore.discovery.nested import held_saliencies, saliency_table, table_identity
 from mixcore.entry_points import Entry
 from mixcore.errors import ConfigError, PluginError
-from mixcore.hooks.roles import EXTRA, ROLES, SUGGESTED_ROLES, TABLE_ROLES, role_of
+from mixcore.hooks.roles import EXTRA, ROLES, SUGGESTED_ROLES, TABLE_ROLES, role_of, where_it_stands
 
 __all__ = ["Selected", "Selection", "plain_options", "select", "select_one"]
 
@@ -212,8 +212,9 @@ def _check_role(role: str, cls: type[Any], label: str) -> None:
     own = role_of(cls)
     if own == role:
         return
-    belongs = f"in {'[[extra]]' if own == EXTRA else f'[{own}]'}" if ROLES[own].table else "in another plugin's option"
-    raise ConfigError(f"{label} has {_role(own)}, expected a plugin with {_role(role)}; it belongs {belongs}")
+    raise ConfigError(
+        f"{label} has {_role(own)}, expected a plugin with {_role(role)}; it belongs {where_it_stands(own)}"
+    )
 
 
 def _role(name: str) -> str:

@@ -22,6 +22,7 @@ from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import Declared, declared
 from mixcore.discovery.load import load
 from mixcore.entry_points import Entry
+from mixcore.hooks.roles import role_of
 
 __all__ = ["Surveyed", "plugins_of_role", "survey"]
 
@@ -35,14 +36,14 @@ _MARK = "mixcore-survey "
 class Surveyed:
     """What one plugin is; `fault` says why that is not known."""
 
-    role: str | None = None
-    """None: an extra."""
+    role: str = ""
+    """Empty where that is not known."""
     declared: Declared | None = None
     """Declarations with default options; None for a plugin that has options without default."""
     fault: str = ""
 
 
-def plugins_of_role(role: str | None) -> dict[str, Surveyed]:
+def plugins_of_role(role: str) -> dict[str, Surveyed]:
     """The installed plugins of a role, by name, and those not known in time; broken ones are left out."""
     names = tuple(name for name, entries in installed().items() if len(entries) == 1)
     surveyed = _survey_once(names, tuple(sys.path))
@@ -122,7 +123,7 @@ def _look(name: str) -> Surveyed:
         cls = load(entry)
     except Exception as error:
         return Surveyed(fault=str(error))
-    role = getattr(cls, "role", None)
+    role = role_of(cls)
     try:
         return Surveyed(role=role, declared=declared(cls(), entry.label))
     except Exception:  # an option without default, or declarations that the check of plugins will tell

@@ -17,27 +17,13 @@ from mixcore.errors import BrokenPluginError, HookError
 from mixcore.hooks.causes import advice
 from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.results import check_mix, check_number, check_saliency, check_scalar, check_sources, unexpected
+from mixcore.hooks.specs import HookSpecs
 from mixcore.types import Data, Mix, Part, Targets
 
 __all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper"]
 
-HOOKS = (
-    "check",
-    "build_data",
-    "build_backbone",
-    "build_modules",
-    "choose_mixer",
-    "generate_mix",
-    "map_saliency",
-    "mix_labels",
-    "compute_loss",
-    "extra_losses",
-    "scalars",
-    "preview_mix",
-    "after_step",
-    "predictors",
-    "log_record",
-)
+HOOKS = tuple(name for name in vars(HookSpecs) if not name.startswith("_"))
+"""Every hook, in the order of the specification."""
 
 
 def _is_wrapper(implementation: pluggy.HookImpl) -> bool:

@@ -20,14 +20,12 @@ from mixcore.types import Mix
 __all__ = ["mixing_plugins", "other_door", "refuse_more_than_a_batch", "step_plugins"]
 
 
-def step_plugins(mix: Any, labels: Any = None, loss: Any = None, extra: Any = ()) -> Plugins:
-    """The plugins of a whole step. Raises ConfigError or PluginError for what cannot be combined."""
-    for given in (*_several(mix), labels, loss, *_several(extra)):
-        if isinstance(given, type):
-            raise ConfigError(
-                f"{given.__name__} is a class; give an instance of it, its options set: {given.__name__}()"
-            )
-    plugins = build_method_plugins(mix=mix, labels=labels, loss=loss, extra=extra)
+def step_plugins(**given: Any) -> Plugins:
+    """The plugins of a whole step, by role. Raises ConfigError or PluginError for what cannot be combined."""
+    for one in (one for value in given.values() for one in _several(value)):
+        if isinstance(one, type):
+            raise ConfigError(f"{one.__name__} is a class; give an instance of it, its options set: {one.__name__}()")
+    plugins = build_method_plugins(**given)
     faults = probability_faults([item.table for item in plugins.selected if isinstance(item.table, MixTable)])
     if faults:
         raise_faults(faults, "these mixers")
@@ -40,14 +38,14 @@ def mixing_plugins(mix: Any, options: Mapping[str, Any]) -> Plugins:
     Raises ConfigError or PluginError for what does not fit, and for a method that is more than a mixed batch.
     """
     if isinstance(mix, str):
-        plugins = step_plugins({**options, "name": mix})
+        plugins = step_plugins(mix={**options, "name": mix})
     elif isinstance(mix, Mapping | Sequence):
         if options:
             raise ConfigError(
                 f"{', '.join(options)}: options of a list or a table go into its tables, such as "
                 f'{{"name": "...", "{next(iter(options))}": ...}}'
             )
-        plugins = step_plugins(mix)
+        plugins = step_plugins(mix=mix)
     else:
         plugins = _of_instance(mix, options)
     for calls in plugins.mixers:
@@ -66,7 +64,7 @@ def _of_instance(plugin: object, options: Mapping[str, Any]) -> Plugins:
     own = [key for key in options if key not in CORE_KEYS["mix"]]
     if own and not isinstance(plugin, type):
         raise ConfigError(f"options go to the class: {type(plugin).__name__}({', '.join(own)}=...)")
-    plugins = step_plugins(plugin)
+    plugins = step_plugins(mix=plugin)
     table, faults = plugin_table(MixTable, {**options, "name": plugins.mixers[0].name}, ("mix",))
     if table is None:
         raise_faults(faults, "this mixer")

@@ -54,7 +54,7 @@ def create_step(
     names, options, network, labels and length do not fit together; the step raises DataError for a
     batch that is not of this kind.
     """
-    plugins = step_plugins(mix, labels, loss, extra)
+    plugins = step_plugins(mix=mix, labels=labels, loss=loss, extra=extra)
     check_classes(model, num_classes)
     task = task_of(
         num_classes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from packaging.version import Version
 
 from mixcore.discovery.catalogue import distribution_of, host_version, installed, published
 from mixcore.errors import ConfigError, PluginConflictError, StorageError
+from mixcore.hooks.roles import ROLES
 
 __all__ = ["check_name", "render"]
 
@@ -27,9 +28,7 @@ LONGEST = 40
 SUFFIX = ".tmpl"
 """Ends every file of the template, so that no tool takes one for what it will be."""
 IMPORTED = frozenset({"Generator", "Mix", "Targets", "Task", "Tensor"})
-"""Names that the template's modules import; a class called so would shadow one."""
-KINDS = {"mix": "Mixer", "labels": "Labels", "loss": "Loss"}
-"""What is put behind such a name, by role."""
+"""Names that the template's modules import; a class called so would shadow one, and is called `MixMixer`."""
 
 
 def check_name(name: str) -> None:
@@ -60,8 +59,8 @@ def _spelt(name: str) -> str:
 def render(name: str, parent: Path, role: str = "mix") -> Path:
     """Write the distribution of a new plugin into `parent` and return its folder, `mixcore-plugin-<name>`.
 
-    `role` is one of :data:`mixcore.scaffold.ROLES`: a mixer, a label policy or a loss. Raises as :func:`check_name`
-    does, ConfigError where the folder exists (it is left as it is), and StorageError where it cannot be made.
+    `role` is one of :data:`mixcore.hooks.roles.TEMPLATE_ROLES`. Raises as :func:`check_name` does, ConfigError where
+    the folder exists (it is left as it is), and StorageError where it cannot be made.
     """
     check_name(name)
     words = _words(name, role)
@@ -85,11 +84,11 @@ def _template(folder: str) -> Traversable:
 
 def _words(name: str, role: str) -> dict[str, str]:
     """What stands for the words of the template: those of every distribution, then those of the role."""
-    title = "".join(word.capitalize() for word in name.split("_"))
+    title = _class_name(name.split("_"))
     host = Version(host_version())
     words = {
         "name": name,
-        "title": f"{title}{KINDS[role]}" if title in IMPORTED else title,
+        "title": title + _class_name(ROLES[role].title.split()) if title in IMPORTED else title,
         "module": f"mixcore_plugin_{name}",
         "distribution": distribution_of(name),
         "host": f">={host.major}.{host.minor},<{host.major}.{host.minor + 1}",
@@ -98,6 +97,10 @@ def _words(name: str, role: str) -> dict[str, str]:
     words.update({word: Template(text).substitute(words) for word, text in own.items()})
     summary = words["summary"]
     return {**words, "sentence": summary[0].lower() + summary[1:]}
+
+
+def _class_name(words: Iterable[str]) -> str:
+    return "".join(word.capitalize() for word in words)
 
 
 def _renamed(path: PurePosixPath, words: Mapping[str, str]) -> Path:

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 import attrs
 
 from mixcore.config.structure import option_fields
 from mixcore.errors import ConfigError
-from mixcore.testing import (
-    checks_device,
-    checks_form,
-    checks_isolation,
-    checks_owners,
-    checks_repeat,
-    checks_saliency,
-    checks_step,
-    checks_values,
-)
+from mixcore.hooks.roles import ROLES
 from mixcore.testing.expect import expect
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
+from mixcore.testing.named import checks_named
 
 __all__ = ["every_option_value"]
-
-_STEP = (checks_repeat.two_training_steps, checks_device.two_steps_on_another_device)
-CHECKED: Mapping[str, tuple[Callable[[Harness], None], ...]] = {
-    "mix": (
-        checks_form.heights_and_widths,
-        checks_values.weights_are_shares,
-        checks_values.masks_are_shares,
-        checks_isolation.batch_is_not_modified,
-        *_STEP,
-    ),
-    "saliency": (checks_saliency.saliency_is_a_map, checks_saliency.saliency_leaves_the_network, *_STEP),
-    "labels": (checks_owners.label_weights, *_STEP),
-    "loss": (checks_owners.the_loss_is_a_mean, *_STEP),
-    "extra": (checks_step.the_batch_is_kept, *_STEP),
-}
-"""By role the checks that each value has to pass: those of shapes and shares, and training steps."""
 
 
 def every_option_value(harness: Harness) -> None:
@@ -75,7 +51,7 @@ def _values(annotation: Any) -> tuple[Any, ...]:
 
 def _faults(subject: Subject, role: str) -> list[str]:
     """The first check that fails and what it says; nothing where the plugin refuses the value beside these others."""
-    for check in CHECKED[role]:
+    for name, check in checks_named(ROLES[role].option_checks).items():
         try:
             check(Harness(subject))
         except NotApplicableError:
@@ -84,7 +60,7 @@ def _faults(subject: Subject, role: str) -> list[str]:
             return []
         except Exception as error:  # whatever a stranger's plugin raises is a finding
             kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-            return [f"{check.__name__}: {kind}{error}"]
+            return [f"{name}: {kind}{error}"]
     return []
 
 

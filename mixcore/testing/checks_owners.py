@@ -17,7 +17,19 @@ from mixcore.testing.expect import expect
 from mixcore.testing.fakes import Neighbours, TinyConvNet
 from mixcore.testing.harness import Harness, NotApplicableError, companions
 
-__all__ = ["BACKBONE_CHECKS", "DATA_CHECKS", "LABEL_CHECKS", "LOSS_CHECKS"]
+__all__ = [
+    "batches_fit_the_task",
+    "epochs_repeat",
+    "label_weights",
+    "logits_fit_the_task",
+    "maps_fit_the_images",
+    "no_memory",
+    "splits_differ",
+    "the_loss_heeds_the_weights",
+    "the_loss_is_a_mean",
+    "timm_interface",
+    "two_steps_on_it",
+]
 
 BATCH = 4
 ROWS = 6
@@ -227,19 +239,3 @@ def two_steps_on_it(harness: Harness) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-
-LABEL_CHECKS = {"label_weights": label_weights}
-LOSS_CHECKS = {"the_loss_heeds_the_weights": the_loss_heeds_the_weights, "the_loss_is_a_mean": the_loss_is_a_mean}
-BACKBONE_CHECKS = {
-    "logits_fit_the_task": logits_fit_the_task,
-    "timm_interface": timm_interface,
-    "no_memory": no_memory,
-}
-DATA_CHECKS = {
-    "batches_fit_the_task": batches_fit_the_task,
-    "maps_fit_the_images": maps_fit_the_images,
-    "splits_differ": splits_differ,
-    "epochs_repeat": epochs_repeat,
-    "two_steps_on_it": two_steps_on_it,
-}

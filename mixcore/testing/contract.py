@@ -18,9 +18,9 @@ __all__ = ["MixerContract", "PluginContract", "SaliencyContract"]
 class PluginContract:
     """Holds a plugin to every check of its role, those that `mixcore check` runs.
 
-    Subclass it as `class TestContract(PluginContract)` and set `role` ("labels", "loss", "extra", "backbone", "data"),
-    `plugin` (its name, or the class) and `options`. Every field of :class:`mixcore.testing.Subject` may be set in the
-    same way, where the method is defined otherwise: `lam_is_mask_mean = False`, `partner_pixels = False`, ...
+    Subclass it as `class TestContract(PluginContract)` and set `role` (such as "labels"; "extra" for a plugin without
+    one), `plugin` (its name, or the class) and `options`. Every field of :class:`mixcore.testing.Subject` may be set in
+    the same way, where the method is defined otherwise: `lam_is_mask_mean = False`, `partner_pixels = False`, ...
     """
 
     role: ClassVar[str]

@@ -25,7 +25,7 @@ from mixcore.discovery.manager import build_method_plugins, new_manager, registe
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 from mixcore.hooks.calls import PluginCalls
-from mixcore.hooks.roles import STEP_ROLES, role_of
+from mixcore.hooks.roles import ROLES, STEP_ROLES, role_of
 from mixcore.rng import keyed_generator
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
@@ -35,9 +35,6 @@ from mixcore.types import Batch, LabelKind
 __all__ = ["Harness", "NotApplicableError", "Subject", "companions", "make_step"]
 
 EPOCHS, ITERATIONS = 4, 1000
-ROLE_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"backbone": {"image_size": (32, 32)}}
-"""What is else than in Subject for plugins of a role: networks are made for square images."""
-
 _LOSSES: dict[LabelKind, str] = {
     "class": "soft_cross_entropy",
     "soft": "soft_cross_entropy",
@@ -120,7 +117,7 @@ class Harness:
         declared(self.plugin, self.cls.__name__)
         self.given = subject
         """The subject as it was given, without what the class declares for these options."""
-        self.subject = _as_declared(subject, self.plugin, ROLE_DEFAULTS.get(self.role, {}))
+        self.subject = _as_declared(subject, self.plugin, ROLES[self.role].contract)
         self.device = torch.device(subject.device)
         accepted = getattr(self.plugin, "accepts", LABEL_KINDS)
         self.kinds: tuple[LabelKind, ...] = tuple(kind for kind in get_args(LabelKind) if kind in accepted)
@@ -157,8 +154,9 @@ class Harness:
 
     def owner(self, plugins: Plugins) -> PluginCalls:
         """The calls into the plugin that is checked; in a manager of its own where a training step has no such role."""
-        if self.role in STEP_ROLES or self.role == "saliency":
-            return plugins.of[self.role][0]
+        there = plugins.of.get(self.role)
+        if there:
+            return there[0]
         manager, plugin = new_manager(), self.rebuilt(self.subject.options)
         register(manager, plugin, self.role, self.cls.__name__)
         return PluginCalls(manager, plugin, self.role, self.cls.__name__)

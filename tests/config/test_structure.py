@@ -149,6 +149,20 @@ def test_missing_key_and_class_without_options() -> None:
     assert faults[0].message == "unknown key: bare has no options"
 
 
+@attrs.define(eq=False, kw_only=True)
+class Sets:
+    some: frozenset[Any] = frozenset()
+
+
+def test_a_set_of_lists_is_refused() -> None:
+    assert [fault.message for fault in structure(Sets, {"some": [1, [2]]}, ("data",))[1]] == [
+        "expected a list without lists or tables in it, found a list of 2"
+    ]
+    kept, _ = structure(Sets, {"some": [1, "a"]}, ("data",))
+    assert kept is not None
+    assert kept.some == {1, "a"}
+
+
 def test_nearest_ignores_case() -> None:
     assert nearest("CutMix", ["cutmix", "mixup"]) == "cutmix"
     assert nearest("zzz", ["cutmix"]) is None

@@ -33,7 +33,7 @@ def test_a_run_asks_for_the_most_augmentations_and_for_every_map() -> None:
     plugins = build_method_plugins(extra=extras)
     assert plugins.augmentations == 2
     assert plugins.maps == ("objects", "depth")
-    plain = build_method_plugins("none")
+    plain = build_method_plugins(mix="none")
     assert (plain.augmentations, plain.maps) == (0, ())
 
 

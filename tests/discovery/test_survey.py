@@ -42,7 +42,7 @@ def test_each_plugin_is_told_whatever_its_neighbours_do(four: list[str]) -> None
     assert found["good"].role == "mix"
     assert found["good"].declared is not None
     assert found["good"].declared.provides == {"mask"}
-    assert found["other"] == Surveyed(role=None, declared=found["other"].declared)
+    assert found["other"] == Surveyed(role="extra", declared=found["other"].declared)
     assert found["dying"].fault == "its import ended the process with status 0"
     assert found["hanging"].fault
     assert not [name for name in sys.modules if name.startswith("fake_survey")]

@@ -68,7 +68,7 @@ def test_hook_check(caplog: pytest.LogCaptureFixture) -> None:
     assert torch.equal(step.mix_batch(batch(), mixer=0, iteration=8)[0].images, batch().images)
     assert not torch.equal(step.mix_batch(batch(), mixer=0, iteration=9)[0].images, batch().images)
     with pytest.raises(ConfigError, match="found 1 class"):
-        check_run(build_method_plugins(late()), attrs.evolve(TASK, num_classes=1), 2000)
+        check_run(build_method_plugins(mix=late()), attrs.evolve(TASK, num_classes=1), 2000)
 
 
 @attrs.define(eq=False, kw_only=False)

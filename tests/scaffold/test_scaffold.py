@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mixcore.cli.main import main
-from mixcore.scaffold import ROLES
+from mixcore.hooks.roles import TEMPLATE_ROLES
 from mixcore.scaffold.render import render
 from mixcore.testing import Harness, NotApplicableError, Subject
 from mixcore.testing.checks import checks_of
@@ -50,7 +50,7 @@ def in_environment(rendered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 OPTIONS = {"mix": ("alpha", 0.2), "labels": ("power", 3.0), "loss": ("smoothing", 0.1)}
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", list(TEMPLATE_ROLES))
 def test_the_files_of_a_distribution(tmp_path: Path, role: str) -> None:
     folder = render("two_stripes", tmp_path, role)
     assert folder == tmp_path / "mixcore-plugin-two-stripes"
@@ -62,7 +62,7 @@ def test_the_files_of_a_distribution(tmp_path: Path, role: str) -> None:
     assert project["entry-points"]["mixcore"] == {"two_stripes": "mixcore_plugin_two_stripes:TwoStripes"}
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", list(TEMPLATE_ROLES))
 def test_a_rendered_plugin_is_found_and_its_pages_say_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_a_rendered_plugin_is_found_and_its_pages_say_what_it_does(
         assert bool(found) == (other == role), f"{other} of {role}: {found}"
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", list(TEMPLATE_ROLES))
 def test_a_rendered_plugin_keeps_the_contract_of_its_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_what_a_rendered_plugin_promises_beyond_the_contract(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", list(TEMPLATE_ROLES))
 def test_the_tests_of_a_rendered_plugin_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
     """They fail once the plugin's arithmetic is another."""
     folder = render("two_stripes", tmp_path, role)
@@ -231,7 +231,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", list(TEMPLATE_ROLES))
 def test_a_rendered_plugin_in_an_empty_environment(tmp_path: Path, role: str) -> None:
     """From the wheel of mixcore and nothing else: new, install, find, check, its own tests, the quickstart."""
     uv = shutil.which("uv")
