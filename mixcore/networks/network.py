@@ -12,6 +12,7 @@ from mixcore.autocast import autocast_dtype, autocast_off
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.networks.asked import KeptStages, NoAttention
 from mixcore.networks.attention import has_attention
+from mixcore.networks.compiled import COMPILE_LATER, compiled_around
 from mixcore.networks.interface import Passes, has_interface
 from mixcore.networks.layout import FLATTEN, as_map, as_tokens, prefix_tokens
 from mixcore.networks.modes import mode
@@ -77,6 +78,9 @@ class Network:
                 f"{type(module).__name__} has no attention that can be read; use a ViT, DeiT, Swin or PVTv2 backbone, "
                 "or plugins and options that read no attention"
             )
+        around = compiled_around(module, "") if attention else None
+        if around is not None:
+            raise ConfigError(f"its attention cannot be read, because {around}; {COMPILE_LATER}")
         self.module = module
         self._autocast, self._loss_scale = autocast, loss_scale
         self._names = {stage: resolve_stage(module, stage) for stage in stages}

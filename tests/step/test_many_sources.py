@@ -169,7 +169,7 @@ class WeighsAnother(Bands):
 class Moves(Bands):
     """The image itself stays where it is, the others are turned around."""
 
-    contract = {"partner_pixels": False}  # noqa: RUF012
+    contract = {"partner_pixels": False}
 
     @hookimpl
     def generate_mix(self, images: Tensor, rng: torch.Generator) -> Mix:
@@ -192,7 +192,7 @@ def test_the_contract_sees_every_source() -> None:
 class KeepsNothing(Bands):
     """Only the image itself may move, and another one does."""
 
-    contract = {"own_pixels": False}  # noqa: RUF012
+    contract = {"own_pixels": False}
 
     @hookimpl
     def generate_mix(self, images: Tensor, rng: torch.Generator) -> Mix:
