@@ -118,19 +118,20 @@ def test_a_compiled_part_of_a_network_can_be_a_stage_but_not_hold_one() -> None:
             losses(net, {"name": "manifoldmix", "layers": [stage]})
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch, where a graph goes on behind a hook
 def test_the_step_compiles_a_plain_network_and_mixes_at_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = [losses(build(), mix) for build in (plain, halved) for mix in (MANIFOLD, "puzzlemix")]
     compiles = []
 
     def compile_eagerly(function: Any) -> Any:
         compiles.append(function)
-        return real(function, backend="aot_eager")
+        return real(function, backend="eager")
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", functools.wraps(real)(compile_eagerly))
     found = [losses(build(), mix, compile=True) for build in (plain, halved) for mix in (MANIFOLD, "puzzlemix")]
     assert compiles
-    assert torch.allclose(torch.tensor(found), torch.tensor(wanted), rtol=1e-5)
+    assert found == wanted
 
 
 def test_halves_that_run_uncompiled_are_told(caplog: pytest.LogCaptureFixture) -> None:
