@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from mixcore.errors import BrokenPluginError, HookError
 from mixcore.hooks.causes import advice
 from mixcore.hooks.markers import PROJECT
-from mixcore.hooks.results import check_mix, check_number, check_saliency, check_scalar, check_sources, unexpected
+from mixcore.hooks.results import (
+    check_mix,
+    check_number,
+    check_pair,
+    check_saliency,
+    check_scalar,
+    check_sources,
+    unexpected,
+)
 from mixcore.hooks.specs import HookSpecs
 from mixcore.types import Data, Mix, Part, Targets
 
@@ -178,8 +186,8 @@ class PluginCalls:
         return check_saliency(self._who["map_saliency"], found, arguments["images"].shape[0])
 
     def preview_mix(self, **arguments: Any) -> Mix:
-        """The mix at a given ratio, for pictures, its shapes and dtypes checked."""
-        return check_mix(self._who["preview_mix"], self._call("preview_mix", arguments))
+        """The mix of two at a given ratio, for pictures, its shapes and dtypes checked."""
+        return check_pair(self._who["preview_mix"], self._call("preview_mix", arguments))
 
     def mix_labels(self, **arguments: Any) -> Targets:
         """The targets of one view, their shapes and dtypes checked."""

@@ -14,7 +14,16 @@ from torch import Tensor
 from mixcore.errors import HookError
 from mixcore.types import Mix
 
-__all__ = ["check_mix", "check_number", "check_saliency", "check_scalar", "check_sources", "described", "unexpected"]
+__all__ = [
+    "check_mix",
+    "check_number",
+    "check_pair",
+    "check_saliency",
+    "check_scalar",
+    "check_sources",
+    "described",
+    "unexpected",
+]
 
 
 def described(value: object) -> str:
@@ -51,6 +60,18 @@ def check_mix(who: str, mix: object) -> Mix:
                 f"the notes of groups are joined; one value for all: torch.as_tensor(value).expand({rows})"
             )
     return mix
+
+
+def check_pair(who: str, mix: object) -> Mix:
+    """A mix as check_mix takes it, of two sources per image; HookError for another number."""
+    found = check_mix(who, mix)
+    count = found.sources.shape[1]
+    if count != 2:
+        raise HookError(
+            f"{who} gave a mix of {count} sources per image; expected 2, each image and its partner: "
+            "Mix.pair(images, partner, lam, mask)"
+        )
+    return found
 
 
 def check_sources(who: str, sources: Tensor, weights: Tensor, rows: int) -> None:

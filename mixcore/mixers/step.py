@@ -14,6 +14,8 @@ from mixcore.mixers.companions import companions_of
 from mixcore.mixers.methods import step_plugins
 from mixcore.mixers.networks import check_classes
 from mixcore.mixers.place import rank
+from mixcore.networks.compiled import is_compiled, kind_of
+from mixcore.networks.interface import has_interface
 from mixcore.step.build import build_step
 from mixcore.step.step import TrainingStep
 from mixcore.types import LabelKind
@@ -64,7 +66,7 @@ def create_step(
         None if mean is None else tuple(mean),
         None if std is None else tuple(std),
     )
-    for remark in check_run(plugins, task, iterations):
+    for remark in (*check_run(plugins, task, iterations), *_of_compiling(model)):
         logging.getLogger("mixcore").warning("%s", remark)
     step = build_step(
         plugins,
@@ -81,3 +83,13 @@ def create_step(
     )
     step.register_forward_pre_hook(StepBatches(task, companions_of(plugins, "step")), with_kwargs=True)
     return step
+
+
+def _of_compiling(model: nn.Module) -> tuple[str, ...]:
+    """What is to be said of a network that came compiled, and whose halves run as they were before."""
+    if not (is_compiled(model) and has_interface(model)):
+        return ()
+    return (
+        f"{kind_of(model)} came compiled, and the step runs its features and head apart, which are not; hand over the "
+        "module as it was before torch.compile, with create_step(..., compile=True)",
+    )

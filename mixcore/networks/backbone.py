@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixcore.errors import ConfigError
+from mixcore.errors import ConfigError, MixcoreError
 from mixcore.networks.between import Measured, measure
+from mixcore.networks.compiled import compiled_around, is_compiled, kind_of
 
 __all__ = ["Backbone", "as_backbone"]
 
@@ -43,8 +44,16 @@ def as_backbone(
     Copies, pickles, train and eval mode and DistributedDataParallel treat the result as any module; hooks on `module`
     itself (not on the modules inside it) run in `forward` only.
 
-    Raises ConfigError for names that `module` lacks, and where a forward does not pass from one to the other like this.
+    Raises ConfigError for names that `module` lacks, for a module that came compiled, and where a forward does not pass
+    from one to the other like this.
     """
+    around = f"{kind_of(module)} is compiled" if is_compiled(module) else compiled_around(module, features)
+    if around is not None:
+        raise ConfigError(
+            f"as_backbone: {around}, and its forward can no longer be cut at {features!r}; wrap the module as it was "
+            "before torch.compile, and have the result compiled: create_step(..., compile=True), in a configuration "
+            "[train] compile = true"
+        )
     for name, given in (("features", features), ("classifier", classifier)):
         if given not in dict(module.named_modules()) or not given:
             children = ", ".join(name for name, _ in module.named_children())
@@ -95,7 +104,10 @@ class Backbone(nn.Module):
             return reached.features
         finally:
             tap.remove()
-        raise AssertionError("as_backbone saw this network call its features")
+        raise MixcoreError(
+            f"the forward of {type(self._network).__name__} no longer calls {self._features!r}, as it did when "
+            "as_backbone looked at it; do not compile it or parts of it in place, and leave its forward as it was"
+        )
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits [N,K] of what forward_features gave, or with `pre_logits` the classifier's input [N,D]."""

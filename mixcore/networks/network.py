@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.autocast import autocast_dtype, autocast_off
-from mixcore.errors import MixcoreError
+from mixcore.errors import ConfigError, MixcoreError
 from mixcore.networks.asked import KeptStages, NoAttention
+from mixcore.networks.compiled import COMPILE_LATER, compiled_around
 from mixcore.networks.interface import Passes, has_interface
 from mixcore.networks.layout import FLATTEN, as_map, as_tokens, prefix_tokens
 from mixcore.networks.modes import mode
@@ -94,6 +95,9 @@ class Network:
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
         loss_scale: Callable[[torch.device], Tensor | float] = fixed_scale,
     ) -> None:
+        around = compiled_around(module, "") if attention else None
+        if around is not None:
+            raise ConfigError(f"its attention cannot be read, because {around}; {COMPILE_LATER}")
         self.module = module
         self._autocast, self._loss_scale = autocast, loss_scale
         self._names = {stage: resolve_stage(module, stage) for stage in stages}

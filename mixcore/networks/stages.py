@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mixcore.errors import ConfigError
+from mixcore.networks.compiled import COMPILE_LATER, compiled_around
 from mixcore.networks.interface import has_interface, without_interface
 from mixcore.types import Stage
 
@@ -43,20 +44,26 @@ def resolve_stage(model: nn.Module, stage: Stage) -> str | None:
     """Name of the module whose output is `stage`; "features" for the last one; None for the input.
 
     A number counts as :func:`stage_names` does, from 1; 0 is the input and negative numbers count from the end.
-    ConfigError for a stage that the network lacks, naming those it has.
+    ConfigError for a stage that the network lacks, naming those it has, and for one inside of what came compiled.
     """
+    if stage == 0:
+        return None
     names = stage_names(model)
+    name = _named(model, stage, names)
+    around = compiled_around(model, stage if name is None and isinstance(stage, str) else name or "")
+    if around is not None:
+        raise ConfigError(f"stage {stage!r} cannot be read or mixed, because {around}; {COMPILE_LATER}")
+    if name is None:
+        raise ConfigError(_refusal(model, stage, names))
+    return name
+
+
+def _named(model: nn.Module, stage: Stage, names: tuple[str, ...]) -> str | None:
     if isinstance(stage, int):
-        if stage == 0:
-            return None
-        if -len(names) <= stage <= len(names):
-            return names[stage - 1 if stage > 0 else stage]
-    elif stage == FEATURES:
-        if has_interface(model):
-            return stage
-    elif stage in names or (stage and stage in dict(model.named_modules())):
-        return stage
-    raise ConfigError(_refusal(model, stage, names))
+        return names[stage - 1 if stage > 0 else stage] if -len(names) <= stage <= len(names) else None
+    if stage == FEATURES:
+        return stage if has_interface(model) else None
+    return stage if stage in names or (stage and stage in dict(model.named_modules())) else None
 
 
 def _refusal(model: nn.Module, stage: Stage, names: tuple[str, ...]) -> str:

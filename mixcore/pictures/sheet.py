@@ -15,7 +15,7 @@ from mixcore.pictures.grid import denormalise
 from mixcore.pictures.layout import Block, Cell, draw
 from mixcore.types import Mix, Targets, Task
 
-__all__ = ["Section", "class_text", "contact_sheet", "label_text", "section_block"]
+__all__ = ["MOST_SOURCES", "Section", "class_text", "contact_sheet", "label_text", "section_block"]
 
 MOST_SOURCES = 4
 """Sources shown per mixed image; of more, those of largest label weight and the image itself."""

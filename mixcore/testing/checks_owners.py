@@ -14,7 +14,7 @@ from mixcore.data.maps import given_maps
 from mixcore.networks.interface import has_interface, logits_of
 from mixcore.networks.stages import stage_names
 from mixcore.testing.expect import expect
-from mixcore.testing.fakes import Neighbours, TinyConvNet
+from mixcore.testing.fakes import Bands, Neighbours, TinyConvNet
 from mixcore.testing.harness import Harness, NotApplicableError, companions
 
 __all__ = [
@@ -37,10 +37,10 @@ ROWS = 6
 
 def label_weights(harness: Harness) -> None:
     """Label weights [M,S] are finite, at least 0, carry no graph, and those of one image sum to 1."""
-    step = harness.step()
+    steps = (harness.step(), harness.step(mix=[Bands()]))
     for iteration in range(4):
         images, labels = harness.batch(seed=iteration)
-        mix, targets = harness.mix_and_targets(images, labels, iteration=iteration, step=step)
+        mix, targets = harness.mix_and_targets(images, labels, iteration=iteration, step=steps[iteration % 2])
         weights = targets.weights
         expect(weights.shape == mix.weights.shape, f"weights {list(weights.shape)} of mix {list(mix.weights.shape)}")
         expect(bool(weights.isfinite().all()), "a label weight is not finite")

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixcore.api import Mix, hookimpl
 from mixcore.step.step import TrainingStep
 from mixcore.testing.expect import expect, expect_kept, require_no_dropout
-from mixcore.testing.fakes import Columns, Neighbours
+from mixcore.testing.fakes import Bands, Columns, Neighbours
 from mixcore.testing.frozen import frozen
 from mixcore.testing.harness import Harness, companions
 from mixcore.types import LabelKind
@@ -63,14 +63,20 @@ def _trainable_kinds(harness: Harness) -> tuple[LabelKind, ...]:
 
 
 def any_mix(harness: Harness) -> None:
-    """Mixes with masks and without, and batches that were not mixed."""
+    """Mixes of two and of more, with masks and without, and batches that were not mixed."""
     needs_mask = "mask" in getattr(harness.plugin, "needs", ())
     mixes: dict[str, list[object]] = {
         "a mix with masks": [Columns()],
         "masks on some iterations": [Columns(), Columns(masked=False)],
+        "a mix of three": [Bands()],
+        "mixes of four and of one": [Bands(sources=4), Bands(sources=1)],
     }
     if not needs_mask:
-        mixes |= {"a mix without masks": [Columns(masked=False)], "an unmixed batch": ["none"]}
+        mixes |= {
+            "a mix without masks": [Columns(masked=False)],
+            "a mix of three without masks": [Bands(masked=False)],
+            "an unmixed batch": ["none"],
+        }
     for what, mixers in mixes.items():
         step = harness.step(mix=mixers)
         for iteration in range(4):

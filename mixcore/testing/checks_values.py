@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixcore.api import Mix
 from mixcore.testing.expect import expect, expect_well_formed
-from mixcore.testing.harness import Harness, NotApplicableError
+from mixcore.testing.harness import Harness, NotApplicableError, Subject
 
 __all__ = [
     "lam_leans_as_pixels_do",
@@ -102,8 +102,7 @@ def masks_say_where_pixels_come_from(harness: Harness) -> None:
         if mix.masks is None or mix.stage is not None:
             continue
         for source, mask in enumerate(mix.masks_on(*images.shape[-2:]).unbind(1)):
-            last = source == mix.sources.shape[1] - 1
-            if not (subject.partner_pixels if last else subject.own_pixels):
+            if not _keeps_pixels(subject, source):
                 continue
             whole = (mask == 1)[:, None].expand_as(mix.images)
             expected = images[mix.sources[:, source]]
@@ -111,35 +110,46 @@ def masks_say_where_pixels_come_from(harness: Harness) -> None:
             expect(
                 bool((mix.images == expected)[whole].all()),
                 f"pixels where source {source} has all the weight are not that source's; a mask is the weight of the "
-                "image's own pixels (source 0), the partner has the rest",
+                "image's own pixels (source 0), the last source has what all masks leave",
             )
     if not compared:
         raise NotApplicableError("no mask gives a pixel to one source alone")
 
 
+def _keeps_pixels(subject: Subject, source: int) -> bool:
+    """Whether the method leaves the pixels of this source where they were: source 0 is the image itself."""
+    return subject.partner_pixels if source else subject.own_pixels
+
+
 def lam_leans_as_pixels_do(harness: Harness) -> None:
-    """Mixed images resemble the source of the larger label weight more: lam is the weight of the image's own label."""
+    """Mixed images resemble the source of the largest label weight most: lam is the weight of the image's own label."""
     subject = harness.subject
     if not (subject.own_pixels and subject.partner_pixels):
         raise NotApplicableError("it moves or resizes the images that it mixes")
     leaning = agreeing = 0
     for mix, images in _mixes(harness, draws=3 * DRAWS):
-        if mix.sources.shape[1] != 2 or mix.images.shape[0] != images.shape[0]:
+        if mix.sources.shape[1] < 2 or mix.images.shape[0] != images.shape[0]:
             continue
         mixed = mix.images if mix.transform is None else mix.transform(images)
-        # noise resembles nothing but itself, so these are the shares of both sources in the mixed image
-        own, other = ((mixed * source).flatten(1).sum(1) for source in (images, images[mix.partner]))
-        clear = (mix.lam - 0.5).abs() > 0.2
-        clear &= mix.partner != torch.arange(len(images), device=images.device)
+        # noise resembles nothing but itself, so these are the shares of the sources in the mixed image
+        shares = torch.stack([(mixed * images[rows]).flatten(1).sum(1) for rows in mix.sources.unbind(1)], 1)
+        heaviest, second = mix.weights.topk(2, 1).values.unbind(1)
+        clear = (heaviest - second > 0.4) & _all_different(mix.sources)
         leaning += int(clear.sum())
-        agreeing += int(((own > other) == (mix.lam > 0.5))[clear].sum())
+        agreeing += int((shares.argmax(1) == mix.weights.argmax(1))[clear].sum())
     if not leaning:
-        raise NotApplicableError("no mix of two sources has clearly different label weights")
+        raise NotApplicableError("no mix of several images has clearly different label weights")
     expect(
         agreeing > leaning / 2,
-        f"only {agreeing} of {leaning} mixed images resemble the source with the larger label weight; lam is the "
-        "weight of the image's own label, 1 - lam that of its partner's",
+        f"only {agreeing} of {leaning} mixed images resemble the source with the largest label weight; lam is the "
+        "weight of the image's own label (source 0), of a pair 1 - lam that of its partner's",
     )
+
+
+def _all_different(sources: Tensor) -> Tensor:
+    """bool [M]: no row of the batch occurs twice among the sources [M,S] of an image."""
+    ordered = sources.sort(1).values
+    return (ordered[:, 1:] != ordered[:, :-1]).all(1)
 
 
 def lam_of_zero_and_one(harness: Harness) -> None:
@@ -152,8 +162,7 @@ def lam_of_zero_and_one(harness: Harness) -> None:
         if mix.stage is not None or mix.masks is None:
             continue
         for source in range(mix.sources.shape[1]):
-            last = source == mix.sources.shape[1] - 1
-            if not (subject.partner_pixels if last else subject.own_pixels):
+            if not _keeps_pixels(subject, source):
                 continue
             alone = (mix.weights[:, source] == 1) & (mix.masks_on(*images.shape[-2:])[:, source].flatten(1) == 1).all(1)
             rows = mix.images[alone]
@@ -171,14 +180,20 @@ def probability_of_mixing(harness: Harness) -> None:
         mix = harness.mix(images, labels, iteration=iteration, step=never)
         expect(mix.transform is None and torch.equal(mix.images, images), "prob = 0, but the images changed")
         expect(bool((mix.lam == 1).all()), "prob = 0, but lam is not 1")
-        expect(mix.partner.tolist() == [0, 1, 2, 3], "prob = 0, but an image has another one as its partner")
+        expect(_unmixed(mix), "prob = 0, but an image has another one as its partner")
     half = harness.step(options={"prob": 0.5})
     trials = 300
     mixes = [harness.mix(images, labels, iteration=iteration, step=half) for iteration in range(trials)]
     # an image that kept all of itself was mixed too, if it was given a partner
-    mixed = sum(mix.partner.tolist() != [0, 1, 2, 3] or not torch.equal(mix.images, images) for mix in mixes)
+    mixed = sum(not (_unmixed(mix) and torch.equal(mix.images, images)) for mix in mixes)
     # five standard deviations of a fair coin; a chance applied twice gives 75 with one of 7.5
     expect(abs(mixed - trials / 2) < 43, f"prob = 0.5 mixed {mixed} of {trials} batches; is the chance applied twice?")
+
+
+def _unmixed(mix: Mix) -> bool:
+    """Whether every image is its own only source."""
+    own = torch.arange(len(mix.sources), device=mix.sources.device)[:, None]
+    return bool((mix.sources == own).all())
 
 
 def one_lam_per_image(harness: Harness) -> None:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from mixcore.api import Mix, Probe, Saliency, as_saliency, draw_partners, hookimpl, send
 
-__all__ = ["Columns", "Neighbours", "Shown", "TinyConvNet", "tiny_network", "tiny_vit"]
+__all__ = ["Bands", "Columns", "Neighbours", "Shown", "TinyConvNet", "tiny_network", "tiny_vit"]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -33,6 +33,43 @@ class Columns:
         own = (torch.arange(width, device=images.device) < kept)[:, None, None].expand(count, 1, height, width)
         mixed = torch.where(own, images, images[partner])
         return Mix.pair(mixed, partner, own[:, 0, 0].float().mean(1), own.float() if self.masked else None)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Bands:
+    """A mixer of any number of sources: image i has a band of columns of image i and of each of those that follow it.
+
+    Of three sources or more the second is empty in every other image: a source of weight 0.
+    """
+
+    role = "mix"
+
+    sources: int = 3
+    """Images that are mixed to one; 1 mixes nothing."""
+    masked: bool = True
+    """Whether the mix tells its masks."""
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Masks, where there is more than one source to tell apart."""
+        return frozenset({"mask"} if self.masked and self.sources > 1 else ())
+
+    @hookimpl
+    def generate_mix(self, images: Tensor, rng: Generator) -> Mix:
+        """The cuts between the bands are drawn per image."""
+        count, _, height, width = images.shape
+        cuts = torch.randint(0, width + 1, (count, self.sources - 1), generator=rng, device="cpu").sort(1).values
+        if self.sources > 2:
+            cuts[::2, 1] = cuts[::2, 0]
+        band = (torch.arange(width)[:, None] >= cuts[:, None]).sum(2)  # the source of each column
+        masks = send(torch.arange(self.sources)[:, None] == band[:, None], images.device)
+        row = torch.arange(count, device=images.device)[:, None]
+        sources = (row + torch.arange(self.sources, device=images.device)) % count
+        mixed = images
+        for source in range(1, self.sources):
+            mixed = torch.where(masks[:, source, None, None], images[sources[:, source]], mixed)
+        told = masks[:, :-1, None].expand(-1, -1, height, -1).float() if self.masked else None
+        return Mix(images=mixed, sources=sources, weights=masks.float().mean(2), masks=told)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -69,9 +69,9 @@ class Subject:
     lam_is_mask_mean: bool = True
     """The label weight is the mean of the mask, within 1/(H·W)."""
     own_pixels: bool = True
-    """Where a mask is 1 a mixed image has the pixel of that source; false for a method that moves or resizes it."""
+    """Where the mask of source 0 is 1 a mixed image has its own pixel; false for a method that moves or resizes it."""
     partner_pixels: bool = True
-    """Where all masks are 0 it has the pixel of the last source."""
+    """Where another source has all the weight it has the pixel of that one."""
     graph: bool = False
     """Mixed images, masks or lam carry a graph, through which the network's loss trains a part of the plugin."""
     extremes: Mapping[str, Any] = attrs.field(factory=lambda: {"alpha": 1e-6})
