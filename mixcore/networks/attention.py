@@ -36,16 +36,16 @@ class AttentionTap(ABC):
     def reads(module: nn.Module) -> bool:
         """Whether `module` is of the class that this tap is made for, and computes what `attention` tells.
 
-        Ask for the exact type: a subclass may compute something else, and a wrong row is worse than none. Not for what
-        two modules have in common: a module that two installed taps read is an error.
+        Ask for the exact type: a subclass may compute something else, and a wrong row is worse than none. A module that
+        two installed classes read is an error.
         """
 
     @abstractmethod
     def connect(self, module: nn.Module, model: nn.Module, /) -> None:
         """Say what is kept of a forward, by `keep_output` and `keep_inputs`.
 
-        `module`, which this class reads, is a block of `model`: ask that for prefix tokens, and keep it not, or a copy
-        of the block would copy all of it.
+        `module`, which this class reads, is a block of `model`, which may be asked for prefix tokens. Do not keep
+        `model` itself: a copy of the block would copy all of it.
         """
 
     @abstractmethod

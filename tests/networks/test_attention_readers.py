@@ -74,8 +74,8 @@ def test_a_broken_reader_matters_where_attention_is_read(broken: str) -> None:
     for model in (vit(), plain()):
         with pytest.raises(BrokenPluginError, match=named):
             step(model, ATTENDING)
-    with pytest.raises(BrokenPluginError, match=named):
-        mixcore.create_mixer(ATTENDING, model=vit(), num_classes=5)
+        with pytest.raises(BrokenPluginError, match=named):
+            mixcore.create_mixer(ATTENDING, model=model, num_classes=5)
 
 
 def test_a_broken_reader_matters_nowhere_else(broken: str, images: Tensor) -> None:
@@ -126,14 +126,14 @@ def own_network(install: Callable[..., None], reader: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("result", "message"),
     [
-        ("return 3", "return 3", r"own_reader\.Tap\.attention\(\) gives a int, expected an Attention"),
-        ("return 3", "return self.kept('y')", "the forward never called the attention block '0'"),
+        ("return 3", r"own_reader\.Tap\.attention\(\) gives a int, expected an Attention"),
+        ("return self.kept('y')", "the forward never called the attention block '0'"),
     ],
 )
-def test_results_that_are_none(install: Callable[..., None], images: Tensor, old: str, new: str, message: str) -> None:
-    network = Network(own_network(install, OWN.replace(old, new)), attention=True)
+def test_results_that_are_none(install: Callable[..., None], images: Tensor, result: str, message: str) -> None:
+    network = Network(own_network(install, OWN.replace("return 3", result)), attention=True)
     with pytest.raises(MixcoreError, match=message):
         network.forward(images, attention=True)
     assert network.forward(images).logits.shape == (2, 5)
