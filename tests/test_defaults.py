@@ -15,7 +15,7 @@ from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.load import load
 from mixcore.step.step import TrainingStep
 from mixcore.testing.fakes import tiny_network
-from mixcore.types import _pair_constants
+from mixcore.types.mix import _pair_constants
 
 SIZE = (16, 16)
 VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
@@ -71,7 +71,7 @@ def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any
 def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
     """What two calls of the mixer and of its whole step give, through both doors where both are open."""
     found: list[Tensor] = []
-    if name not in ("automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
+    if name not in ("alignmix", "automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
         mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
         for _ in range(2):
             mix = mixer(images, labels)
