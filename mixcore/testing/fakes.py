@@ -164,15 +164,17 @@ def _stage(channels: int, width: int) -> nn.Sequential:
     )
 
 
-def tiny_vit(num_classes: int, image_size: tuple[int, int], in_channels: int = 3, patch: int = 4) -> nn.Module:
-    """timm's ViT with a class token, two blocks of two heads, and patches of `patch` pixels."""
+def tiny_vit(
+    num_classes: int, image_size: tuple[int, int], in_channels: int = 3, patch: int = 4, depth: int = 2
+) -> nn.Module:
+    """timm's ViT with a class token, `depth` blocks of two heads, and patches of `patch` pixels."""
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch,
         in_chans=in_channels,
         num_classes=num_classes,
         embed_dim=16,
-        depth=2,
+        depth=depth,
         num_heads=2,
     )
 
@@ -187,10 +189,10 @@ def tiny_network(
 ) -> nn.Module:
     """A tiny network that offers what a plugin `needs` (a ViT for attention), its weights from the seed alone.
 
-    `stages` are those of a convolutional one. The global generators are left as they are.
+    It has so many `stages`. The global generators are left as they are.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "attention" in needs:
-            return tiny_vit(num_classes, image_size, in_channels)
+            return tiny_vit(num_classes, image_size, in_channels, depth=stages)
         return TinyConvNet(num_classes, in_channels, stages=stages)

@@ -1,0 +1,258 @@
+"""Writes docs/methods.md, the tables of methods and of what goes with what: `python docs/build_methods.py`.
+
+The methods are the installed mixers, label policies, losses and saliencies that come with mixcore, asked themselves:
+what they declare, how their draws differ between images, and which of them refuse each other. Costs are read from
+docs/costs.json, which `mixcore bench --shapes cifar --repeats 3 --json docs/costs.json` writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+
+import mixcore
+from mixcore.discovery.catalogue import find, installed
+from mixcore.discovery.declared import declared
+from mixcore.discovery.load import load
+from mixcore.discovery.option_help import option_help
+from mixcore.errors import MixcoreError
+from mixcore.hooks.roles import role_of
+from mixcore.mixers.methods import step_plugins
+from mixcore.options import Saliency
+from mixcore.step.step import TrainingStep
+from mixcore.testing.fakes import TinyConvNet, tiny_network
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+COSTS = ROOT / "docs" / "costs.json"
+SIZE, CLASSES, ROWS = (32, 32), 5, 8
+"""Of the images, labels and batches that methods are tried with."""
+DRAWS = 6
+"""Batches that tell whether images of a batch differ in their draws."""
+INTRODUCTION = """# Methods, and what goes with what
+
+The methods that come with mixcore. This page is made by `python docs/build_methods.py`, which asks the installed
+plugins: change those, not this. `mixcore plugins show NAME` tells each option; the methods' own pages have pictures,
+values per data set, costs and where they differ from their papers.
+"""
+
+
+@functools.cache
+def names(role: str) -> tuple[str, ...]:
+    """The installed plugins of a role that come with mixcore."""
+    claims = installed()
+    own = [name for name, (entry, *_) in claims.items() if entry.distribution.startswith("mixcore")]
+    return tuple(name for name in sorted(own) if role_of(_class(name)) == role)
+
+
+@functools.cache
+def _class(name: str) -> type[Any]:
+    return load(find(name, installed()))
+
+
+def options_for_trial(name: str) -> Mapping[str, Any]:
+    """Options under which a plugin can be tried without a file of weights: its teacher is a tiny network."""
+    given: dict[str, Any] = {}
+    for field in attrs.fields(_class(name)):
+        key = field.alias or field.name
+        default = field.default
+        if key == "teacher":
+            given[key] = _teacher()
+        elif isinstance(default, Saliency) and default.name.startswith("teacher"):
+            given[key] = saliency_for_trial(default.name)
+    return given
+
+
+def saliency_for_trial(name: str) -> dict[str, Any]:
+    """The table of a saliency, with a teacher where it needs one."""
+    return {"name": name, **({"teacher": _teacher()} if name.startswith("teacher") else {})}
+
+
+@functools.cache
+def _teacher() -> TinyConvNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TinyConvNet(CLASSES)
+
+
+def table_of(name: str, **options: Any) -> dict[str, Any]:
+    """The table of a plugin under which it can be tried."""
+    return {"name": name, **options_for_trial(name), **options}
+
+
+def refusal(**chosen: Mapping[str, Any]) -> str | None:
+    """Why these tables, by role, cannot be combined; None where they can."""
+    try:
+        step_plugins(**chosen)
+    except MixcoreError as error:
+        return str(error)
+    return None
+
+
+def trial_step(**chosen: Mapping[str, Any]) -> TrainingStep:
+    """A training step of these tables, by role, on a tiny network that offers what they need."""
+    plugins = step_plugins(**chosen)
+    needs = {need for item in plugins.selected for need in item.declared.needs}
+    network = tiny_network(needs, CLASSES, SIZE, 3, stages=3)
+    return mixcore.create_step(
+        network, **chosen, num_classes=CLASSES, iterations=100, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+
+
+def trial_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels."""
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(ROWS, 3, *SIZE, generator=rng), torch.randint(CLASSES, (ROWS,), generator=rng)
+
+
+def holders() -> Iterator[tuple[str, str]]:
+    """(name, option) of each mixer and label policy that holds a saliency in an option."""
+    for role in ("mix", "labels"):
+        for name in names(role):
+            for field in attrs.fields(_class(name)):
+                if isinstance(field.default, Saliency):
+                    yield name, field.alias or field.name
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def page() -> str:
+    """The whole page."""
+    costs, machine = _costs()
+    sections = [
+        INTRODUCTION,
+        "## Mixers\n",
+        _cost_note(machine),
+        _table(
+            ("name", "method", "paper", "needs of the network", "draws per", "step, times none's", "options"),
+            [_mixer_row(name, costs) for name in names("mix")],
+        ),
+        "## Label policies and losses\n",
+        _table(
+            ("name", "method", "needs", "options"), [_other_row(name) for name in (*names("labels"), *names("loss"))]
+        ),
+        "## Saliencies\n",
+        "What an option `saliency` may name.\n",
+        _table(("name", "method", "needs", "options"), [_other_row(name) for name in names("saliency")]),
+        "## Which mixers go with which label policies\n",
+        "Every mixer goes with every loss that takes the labels at hand. A mixer and a label policy that do not go\n"
+        "together are refused before training.\n",
+        _table(("mixer", *names("labels")), [_policy_row(name) for name in names("mix")]),
+        "## Which saliencies go where\n",
+        "With the defaults of the other options.\n",
+        _table(("option", *names("saliency")), [_saliency_row(*held) for held in holders()]),
+    ]
+    return "\n".join(sections).rstrip() + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _costs() -> tuple[dict[str, float], str]:
+    """Relative cost of a step by mixer, and the conditions in words; empty where nothing was measured."""
+    if not COSTS.is_file():
+        return {}, ""
+    document = json.loads(COSTS.read_text(encoding="utf-8"))["benchmarks"][0]
+    conditions = document["conditions"]
+    words = ", ".join(f"{key} {conditions[key]}" for key in sorted(conditions) if conditions[key] is not None)
+    return {result["mixer"]: result["relative"] for result in document["results"]}, words
+
+
+def _cost_note(machine: str) -> str:
+    return f"A step is compared with that of `none` by `mixcore bench`: {machine}.\n" if machine else ""
+
+
+def _mixer_row(name: str, costs: Mapping[str, float]) -> tuple[str, ...]:
+    cost = f"{costs[name]:.2f}" if name in costs else "not measured"
+    return (_linked(name), _first_line(name), _paper(name), _needs(name), _drawn_per(name), cost, _options(name))
+
+
+def _other_row(name: str) -> tuple[str, ...]:
+    return (_linked(name), _first_line(name), _needs(name), _options(name))
+
+
+def _policy_row(name: str) -> tuple[str, ...]:
+    return (_linked(name), *(_mark(mix=table_of(name), labels=table_of(policy)) for policy in names("labels")))
+
+
+def _saliency_row(name: str, option: str) -> tuple[str, ...]:
+    role = role_of(_class(name))
+    beside = {} if role == "mix" else {"mix": _masking()}
+    return (
+        f"`{option}` of {_linked(name)}",
+        *(
+            _mark(**beside, **{role: table_of(name, **{option: saliency_for_trial(saliency)})})
+            for saliency in names("saliency")
+        ),
+    )
+
+
+@functools.cache
+def _masking() -> Mapping[str, Any]:
+    """A mixer that every label policy goes with."""
+    return next(
+        table
+        for table in map(table_of, names("mix"))
+        if all(refusal(mix=table, labels=table_of(policy)) is None for policy in names("labels"))
+    )
+
+
+def _mark(**chosen: Mapping[str, Any]) -> str:
+    return "yes" if refusal(**chosen) is None else "no"
+
+
+def _linked(name: str) -> str:
+    distribution = find(name, installed()).distribution
+    return f"`{name}`" if distribution == "mixcore" else f"[`{name}`](../plugins/{distribution}/README.md)"
+
+
+def _first_line(name: str) -> str:
+    return (_class(name).__doc__ or "").strip().partition("\n")[0].replace("|", "\\|")
+
+
+def _paper(name: str) -> str:
+    """The papers that the method's own page names last."""
+    file = ROOT / "plugins" / find(name, installed()).distribution / "README.md"
+    source = file.read_text(encoding="utf-8").partition("## Source")[2] if file.is_file() else ""
+    links = re.findall(r"\[arXiv [^]]*\]\([^)]*\)", source)
+    titles = re.findall(r'"([^"]*)"', " ".join(source.split()))
+    return ", ".join(links) or (titles[0] if titles else "")
+
+
+def _needs(name: str) -> str:
+    own = declared(_class(name)(**options_for_trial(name)), name)
+    stages = [f"stage {stage}" for stage in own.stages]
+    return ", ".join((*sorted(own.needs - {"stages"} if stages else own.needs), *stages)) or "nothing"
+
+
+def _drawn_per(name: str) -> str:
+    """Whether the images of a batch differ in their masks or ratios, and whether an option changes it."""
+    step, batch = trial_step(mix=table_of(name)), trial_batch()
+    mixes = [step(*batch, iteration=iteration)[1].mix for iteration in range(DRAWS)]
+    if all(mix.sources.shape[1] == 1 for mix in mixes):
+        return "nothing"
+    found = "image" if any(_differ(mix.weights) or _differ(mix.masks) for mix in mixes) else "batch"
+    options = {field.alias or field.name for field in attrs.fields(_class(name))}
+    return f"{found}, or image (`per_sample`)" if found == "batch" and "per_sample" in options else found
+
+
+def _differ(values: torch.Tensor | None) -> bool:
+    return values is not None and not torch.equal(values, values[:1].expand_as(values))
+
+
+def _options(name: str) -> str:
+    return ", ".join(f"`{one.name}` {one.default}" for one in option_help(_class(name))).replace("|", "\\|") or "none"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
