@@ -26,6 +26,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
     "samix": ({"no_repeat": True},),
+    "smoothmix": ({"per_sample": True, "label_swap": True},),
 }
 """Beside the defaults: the options that lead through other draws and other tensors."""
 

@@ -82,6 +82,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("automix", {}),
     ("samix", {}),
     ("cutmix", {"labels": "transmix"}),
+    ("smoothmix", {}),
+    ({"name": "smoothmix", "per_sample": True}, {"labels": "area"}),
 )
 
 
