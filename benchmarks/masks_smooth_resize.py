@@ -5,7 +5,8 @@ times, and its median is told: below 1 mixcore is faster. The peers share one ma
 restatement stands against the mode per batch (wanted: at most 1) and per sample (wanted: at most 2). Both give new
 images. Ours is `create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`.
 
-    python benchmarks/masks_smooth_resize.py [--device cpu|cuda] [--threads 1] [--pairs 300] [--shapes cifar imagenet]
+    python benchmarks/masks_smooth_resize.py [--device cpu|cuda] [--threads 1] [--pairs 300] \\
+        [--shapes cifar imagenet] [--methods resizemix]
 """
 
 from __future__ import annotations
@@ -55,9 +56,26 @@ def plain_smoothmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tenso
     return mixed, dense(labels, order, 1 - float(bump.sum()) / size**2, classes)
 
 
+def plain_resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One box clipped by the image, the whole batch resized to it and pasted into a copy."""
+    height, width = images.shape[-2:]
+    order = torch.randperm(images.shape[0], device=images.device)
+    scale = float(np.random.uniform(0.1, 0.8))
+    centre, half = (np.random.randint(height), np.random.randint(width)), (int(height * scale), int(width * scale))
+    top, bottom = (int(np.clip(centre[0] + sign * (half[0] // 2), 0, height)) for sign in (-1, 1))
+    left, right = (int(np.clip(centre[1] + sign * (half[1] // 2), 0, width)) for sign in (-1, 1))
+    resized = F.interpolate(images, (bottom - top, right - left), mode="nearest")
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = resized[order]
+    return mixed, dense(labels, order, 1 - (bottom - top) * (right - left) / (height * width), classes)
+
+
 METHODS: Sequence[tuple[str, str, Mapping[str, Any], Callable[[Tensor, Tensor, int], object]]] = (
     ("smoothmix", "per batch", {}, plain_smoothmix),
     ("smoothmix", "per sample", {"per_sample": True}, plain_smoothmix),
+    ("resizemix", "per batch", {"box": "clip", "per_sample_pos": False}, plain_resizemix),
+    ("resizemix", "per sample places", {}, plain_resizemix),
+    ("resizemix", "per sample", {"per_sample": True}, plain_resizemix),
 )
 """Name, mode, our options, the peers' way."""
 
@@ -94,6 +112,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--methods", nargs="+", choices=sorted({name for name, *_ in METHODS}))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -107,6 +126,8 @@ def main() -> None:
         images = torch.randn(batch, 3, side, side, device=device)
         labels = torch.randint(classes, (batch,), device=device)
         for name, mode, options, plain in METHODS:
+            if arguments.methods and name not in arguments.methods:
+                continue
             peer = lambda images, labels, plain=plain, classes=classes: plain(images, labels, classes)  # noqa: E731
             own, other, ratio = compare(ours(name, classes, **options), peer, images, labels, arguments.pairs)
             print(f"{shape:9} {name:10} {mode:18} mixcore {own:8.3f} ms   peers {other:8.3f} ms   ratio {ratio:5.2f}")

@@ -243,6 +243,12 @@ def test_the_narrowest_bump_leaves_the_image_and_the_widest_the_partner(width, l
     assert (mix.lam - lam).abs().max() < 1.01 / 35
 
 
+def test_a_sigma_whose_square_float32_has_not():
+    rows, columns = gaussians(torch.zeros(1, 2), torch.tensor([1e-30]), 3, 4)
+    assert rows.tolist() == [[0, 1, 0]]
+    assert columns.tolist() == [[0, 0, 0, 0]]
+
+
 def test_prob_of_zero_is_the_batch_itself_with_a_mask_of_ones():
     images = torch.randn(4, 3, 4, 4)
     mix = generate(SmoothMix(prob=0.0), images)
