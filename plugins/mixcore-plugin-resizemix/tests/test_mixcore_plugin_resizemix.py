@@ -11,6 +11,7 @@ from mixcore_plugin_resizemix import (
     clipped_boxes,
     resizemix_boxes,
     resizemix_one_box,
+    resizemix_one_size,
     shifted_boxes,
     shrink,
 )
@@ -61,9 +62,11 @@ COUNTED = torch.stack((torch.zeros(1, 4, 4), torch.arange(16.0).view(1, 4, 4)))
 SWAPPED = torch.tensor([1, 0])
 
 
-def both_ways(box, interpolation="nearest"):
-    """The mix of the counted image into the black one, by a box that all share and by a box of each."""
+def every_way(box, interpolation="nearest"):
+    """The mix of the counted image into the black one, by each of the three functions."""
+    size = (box[1] - box[0], box[3] - box[2])
     return (
+        resizemix_one_size(COUNTED, SWAPPED, torch.tensor([box, box])[:, ::2], size, interpolation),
         resizemix_one_box(COUNTED, SWAPPED, Box(*box), interpolation),
         resizemix_boxes(COUNTED, SWAPPED, torch.tensor([box, box]), interpolation),
     )
@@ -80,7 +83,7 @@ def test_a_quarter_in_the_middle(interpolation, patch):
     expected[1:3, 2:4] = torch.tensor(patch)
     inside = torch.zeros(4, 4, dtype=torch.bool)
     inside[1:3, 2:4] = True
-    for mix in both_ways(box, interpolation):
+    for mix in every_way(box, interpolation):
         torch.testing.assert_close(mix.images[0, 0], expected)
         assert mix.lam.tolist() == [0.75, 0.75]
         assert torch.equal(mix.mask[0, 0], 1 - inside.float())
@@ -89,7 +92,7 @@ def test_a_quarter_in_the_middle(interpolation, patch):
 def test_a_box_clipped_by_the_corner():
     box = clipped_boxes(torch.tensor([0.5], dtype=torch.float64), torch.tensor([[0, 3]]), 4, 4)[0].tolist()
     assert box == [0, 1, 2, 4]
-    for mix in both_ways(box):
+    for mix in every_way(box):
         assert mix.images[0, 0].tolist() == [[0, 0, 0, 2], [0] * 4, [0] * 4, [0] * 4]
         assert mix.lam.tolist() == [0.875, 0.875]
 
@@ -176,14 +179,18 @@ def test_the_mix_is_the_shrunk_partner_in_its_box(options, interpolation):
     assert boxed > 20
 
 
-def test_a_shared_box_and_the_same_box_for_each_give_the_same_bits():
+def test_the_three_ways_give_the_same_bits():
     images, partner = torch.randn(5, 3, 12, 9), torch.tensor([4, 0, 1, 1, 2])
     box = (3, 10, 2, 6)
-    shared = resizemix_one_box(images, partner, Box(*box))
-    own = resizemix_boxes(images, partner, torch.tensor([box]).expand(5, 4))
-    assert torch.equal(shared.images, own.images)
-    assert torch.equal(shared.mask, own.mask)
-    assert torch.equal(shared.lam, own.lam)
+    boxes = torch.tensor([box]).expand(5, 4)
+    own = resizemix_boxes(images, partner, boxes)
+    for other in (
+        resizemix_one_box(images, partner, Box(*box)),
+        resizemix_one_size(images, partner, boxes[:, ::2], (7, 4)),
+    ):
+        assert torch.equal(other.images, own.images)
+        assert torch.equal(other.mask, own.mask)
+        assert torch.equal(other.lam, own.lam)
 
 
 def test_the_other_image_is_sampled_by_whole_numbers():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixcore_plugin_resizemix.pasting import resizemix_boxes, resizemix_one_box, shrink
+from mixcore_plugin_resizemix.pasting import resizemix_boxes, resizemix_one_box, resizemix_one_size, shrink
 from mixcore_plugin_resizemix.resizemix import ResizeMix, clipped_boxes, shifted_boxes
 from mixcore_plugin_resizemix.version import __version__
 
@@ -12,6 +12,7 @@ __all__ = [
     "clipped_boxes",
     "resizemix_boxes",
     "resizemix_one_box",
+    "resizemix_one_size",
     "shifted_boxes",
     "shrink",
 ]

@@ -1,4 +1,4 @@
-"""The partner shrunk into a box of the image: into one box that all images share, or into a box of each image's own.
+"""The partner shrunk into a box of the image: into one box for all, boxes of one size, or any box for each.
 
 With m the mask and q the mix itself, whose boxes hold the shrunk partners, x' = m·x + (1-m)·q. It is not
 m·x + (1-m)·x[p]: what is pasted is no part of x[p].
@@ -18,6 +18,7 @@ __all__ = [
     "Interpolation",
     "resizemix_boxes",
     "resizemix_one_box",
+    "resizemix_one_size",
     "shrink",
 ]
 
@@ -54,6 +55,32 @@ def resizemix_one_box(
         torch.index_select(patches, 0, partner, out=mixed[:, :, rows, columns])
     mask = box_mask(box, height, width, images.device).expand(count, 1, height, width)
     return Mix.pair(mixed, partner, box_lam(box, height, width), mask)
+
+
+def resizemix_one_size(
+    images: Tensor,
+    partner: Tensor,
+    corners: Tensor,
+    size: tuple[int, int],
+    interpolation: Interpolation = "nearest",
+    overwrite: bool = False,
+) -> Mix:
+    """:func:`resizemix_one_box` with a place for each image: `corners` int64 [N,2] (top, left) of boxes of one `size`.
+
+    `size` is (height, width), at least 1; the boxes lie inside the image.
+    """
+    count, channels, height, width = images.shape
+    patches = take_rows(shrink(images, *size, interpolation), partner)
+    top, left = corners.unbind(1)
+    rows = top[:, None] + torch.arange(size[0], device=images.device)
+    columns = left[:, None] + torch.arange(size[1], device=images.device)
+    places = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
+    # a view of the images, or where their memory has no such view a copy, which is then what is returned
+    pixels = (images if overwrite else images.clone()).flatten(2)
+    mixed = pixels.scatter_(2, places, patches.flatten(2)).unflatten(2, (height, width))
+    boxes = torch.stack((top, top + size[0], left, left + size[1]), 1)
+    lam = 1 - size[0] * size[1] / (height * width)
+    return Mix.pair(mixed, partner, lam, _masks(boxes, height, width))
 
 
 def resizemix_boxes(

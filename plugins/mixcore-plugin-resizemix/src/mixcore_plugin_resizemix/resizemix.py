@@ -11,7 +11,7 @@ from attrs.validators import ge, gt, in_, le, lt
 from torch import Generator, Tensor
 
 from mixcore.api import Box, Mix, Step, beta_per_sample, draw_partners, happens, hookimpl, send, uniforms, unmixed
-from mixcore_plugin_resizemix.pasting import Interpolation, resizemix_boxes, resizemix_one_box
+from mixcore_plugin_resizemix.pasting import Interpolation, resizemix_boxes, resizemix_one_box, resizemix_one_size
 
 __all__ = ["ResizeMix", "clipped_boxes", "shifted_boxes"]
 
@@ -85,8 +85,12 @@ class ResizeMix:
         partner = send(draw_partners("permutation", count, rng), images.device)
         boxes = self._draw_boxes(count, height, width, rng)
         how, overwrite = self.interpolation, step.may_overwrite
+        first = Box(*boxes[0].tolist())
         if len(boxes) == 1:
-            return resizemix_one_box(images, partner, Box(*boxes[0].tolist()), how, overwrite)
+            return resizemix_one_box(images, partner, first, how, overwrite)
+        if self.box == "shift" and not self.per_sample:
+            size = (first.bottom - first.top, first.right - first.left)
+            return resizemix_one_size(images, partner, send(boxes[:, ::2], images.device), size, how, overwrite)
         return resizemix_boxes(images, partner, boxes, how, overwrite)
 
     def _draw_boxes(self, count: int, height: int, width: int, rng: Generator) -> Tensor:
