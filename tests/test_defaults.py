@@ -25,7 +25,13 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
+    "resizemix": (
+        {"per_sample": True, "use_beta": True},
+        {"per_sample": True, "interpolation": "bilinear"},
+        {"box": "clip", "per_sample_pos": False},
+    ),
     "samix": ({"no_repeat": True},),
+    "smoothmix": ({"per_sample": True, "label_swap": True},),
 }
 """Beside the defaults: the options that lead through other draws and other tensors."""
 

@@ -82,6 +82,11 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("automix", {}),
     ("samix", {}),
     ("cutmix", {"labels": "transmix"}),
+    ("resizemix", {"labels": "area"}),
+    ({"name": "resizemix", "per_sample": True, "interpolation": "bilinear"}, {}),
+    ({"name": "resizemix", "box": "clip", "per_sample_pos": False}, {}),
+    ("smoothmix", {}),
+    ({"name": "smoothmix", "per_sample": True}, {"labels": "area"}),
 )
 
 
