@@ -24,19 +24,22 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
     "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
+    "attentivemix": ({"saliency": "fine_grained", "grid": 7}, {"saliency": "fine_grained", "top_k": 6}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
     "samix": ({"no_repeat": True},),
 }
 """Beside the defaults: the options that lead through other draws and other tensors."""
+FETCHES: Mapping[str, dict[str, Any]] = {"attentivemix": {"saliency": "feature"}}
+"""Mixers whose defaults name a teacher that timm would fetch, and what stands in their place."""
 
 
 def mixers() -> list[tuple[str, dict[str, Any]]]:
-    """Every installed mixer by its name, with its defaults and with each of its variants."""
+    """Every installed mixer by its name, with its defaults (or what stands in their place) and each of its variants."""
     claims = installed()
     ours = [name for name, (entry, *_) in claims.items() if entry.distribution.startswith("mixcore")]
     names = [name for name in sorted(ours) if getattr(load(find(name, claims)), "role", "") == "mix"]
     assert {"cutmix", "puzzlemix", "samix", "none"} <= set(names)
-    return [(name, options) for name in names for options in ({}, *VARIANTS.get(name, ()))]
+    return [(name, options) for name in names for options in (FETCHES.get(name, {}), *VARIANTS.get(name, ()))]
 
 
 @contextmanager

@@ -77,6 +77,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("saliencymix", {"loss": {"name": "decouplemix", "mode": "less"}}),
     ({"name": "saliencymix", "saliency": "onoff8"}, {"loss": "decouplemix_bce"}),
     ({"name": "saliencymix", "saliency": "spectral_residual"}, {}),
+    ({"name": "attentivemix", "saliency": "feature"}, {}),
+    ({"name": "attentivemix", "saliency": "fine_grained", "grid": 7}, {"labels": "area"}),
     ({"name": "puzzlemix", "clean_lam": 1.0}, {}),
     ({"name": "puzzlemix", "max_log2_blocks": 1}, {}),
     ("automix", {}),

@@ -243,7 +243,9 @@ def test_without_the_weights_it_says_how_to_give_them(monkeypatch):
         raise OSError("no way out")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(ConfigError, match=r"teacher 'resnet18': no way out; .* name a local file as the teacher's weig"):
+    with pytest.raises(
+        ConfigError, match=r"teacher 'resnet18': no way out; .* name a local file as the teacher's weig"
+    ):
         create_mixer("attentivemix", num_classes=5)
 
 
