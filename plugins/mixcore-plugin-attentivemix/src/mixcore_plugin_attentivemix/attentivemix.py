@@ -76,7 +76,7 @@ class AttentiveMix:
         default=Saliency("teacher_feature", {"teacher": "resnet18", "classes": "own", "size": 224}),
         converter=as_saliency,
     )
-    """Where attention comes from: any plugin of role saliency. The teacher's weights are timm's, or `weights` a file."""
+    """Where attention comes from: any plugin of role saliency. A teacher's weights are timm's, or those of a file."""
 
     @hookimpl
     def generate_mix(self, images: Tensor, labels: Tensor, probe: Probe, rng: Generator) -> Mix:
