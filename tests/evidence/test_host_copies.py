@@ -84,6 +84,7 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("automix", {}),
     ("samix", {}),
     ("cutmix", {"labels": "transmix"}),
+    ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
 )
 
 

@@ -87,7 +87,7 @@ class TokenMixLabels:
     saliency: Saliency = attrs.field(
         default=Saliency("teacher_class_probability"), converter=as_saliency, validator=_with_its_teacher
     )
-    """Where content is: any plugin of role saliency; those of a teacher need its `teacher`, and `weights` of the task."""
+    """Where content is: any plugin of role saliency; those of a teacher need one that knows the task."""
     grid: int = attrs.field(default=14, validator=ge(1))
     """Cells a side of the grid on which content is weighed."""
 

@@ -52,7 +52,7 @@ def tokenmix(images: Tensor, partner: Tensor, cells: Tensor) -> Mix:
 
 
 def _share_or_beta(_: object, attribute: attrs.Attribute[Any], value: float | str) -> None:
-    if value != "beta" and not (isinstance(value, float) and 0 <= value <= 1):
+    if value != "beta" and not (isinstance(value, int | float) and 0 <= value <= 1):
         raise ValueError(f'{attribute.name} must be a share in [0,1] or "beta", found {value!r}')
 
 
@@ -103,5 +103,4 @@ class TokenMix:
 def _fours(rng: Generator) -> Iterator[tuple[float, float, float, float]]:
     """Uniform numbers, four at a time, without an end."""
     while True:
-        for area, aspect, top, left in uniforms(AT_ONCE, 4, rng=rng).tolist():
-            yield area, aspect, top, left
+        yield from map(tuple, uniforms(AT_ONCE, 4, rng=rng).tolist())
