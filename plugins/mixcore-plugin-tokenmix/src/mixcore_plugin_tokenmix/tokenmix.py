@@ -31,7 +31,7 @@ __all__ = ["TokenMix", "tokenmix"]
 
 MaskType = Literal["block", "random"]
 AT_ONCE = 64
-"""Rectangles whose numbers are drawn together; a mask of 14 x 14 tries about 20."""
+"""Rectangles whose numbers are drawn together; a mask of 14 x 14 tries about 14."""
 
 
 def tokenmix(images: Tensor, partner: Tensor, cells: Tensor) -> Mix:
