@@ -22,7 +22,7 @@ from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
 from mixcore.networks.windows import WindowAttention
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
-from mixcore.ops.blocks import block_shares, combine_blocks
+from mixcore.ops.blocks import block_shares, cells_to_pixels, combine_blocks
 from mixcore.ops.boxes import (
     Box,
     BoxRule,
@@ -112,6 +112,7 @@ __all__ = [
     "boxes_lam",
     "boxes_of_sides",
     "capabilities",
+    "cells_to_pixels",
     "class_count",
     "combine_blocks",
     "crop_flip",

@@ -24,6 +24,8 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
     "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
+    "attentivemix": ({"saliency": "fine_grained", "grid": 7}, {"saliency": "fine_grained", "top_k": 6}),
+    "tokenmix": ({"mask_type": "random", "switch_prob": 1.0}, {"ratio": "beta", "grid": 7, "switch_prob": 1.0}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
     "resizemix": (
         {"per_sample": True, "use_beta": True},
@@ -34,15 +36,19 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "smoothmix": ({"per_sample": True, "label_swap": True},),
 }
 """Beside the defaults: the options that lead through other draws and other tensors."""
+FETCHES: Mapping[str, dict[str, Any]] = {"attentivemix": {"saliency": "feature"}}
+"""Mixers whose defaults name a teacher that timm would fetch, and what stands in their place."""
+LABELS: Mapping[str, Any] = {"tokenmix": {"name": "tokenmix_labels", "saliency": "feature"}}
+"""Label policies in place of those that a mixer suggests and that need a teacher of the task."""
 
 
 def mixers() -> list[tuple[str, dict[str, Any]]]:
-    """Every installed mixer by its name, with its defaults and with each of its variants."""
+    """Every installed mixer by its name, with its defaults (or what stands in their place) and each of its variants."""
     claims = installed()
     ours = [name for name, (entry, *_) in claims.items() if entry.distribution.startswith("mixcore")]
     names = [name for name in sorted(ours) if getattr(load(find(name, claims)), "role", "") == "mix"]
     assert {"cutmix", "puzzlemix", "samix", "none"} <= set(names)
-    return [(name, options) for name in names for options in ({}, *VARIANTS.get(name, ()))]
+    return [(name, options) for name in names for options in (FETCHES.get(name, {}), *VARIANTS.get(name, ()))]
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Te
             mix = mixer(images, labels)
             found += [mix.images, mix.sources, mix.weights, mix.targets(labels).dense(5)]
             found += [] if mix.masks is None else [mix.masks]
-    step = step_of(name, options, model)
+    step = step_of(name, options, model, labels=LABELS.get(name))
     for _ in range(2):
         loss, report = step(images, labels, logging=True)
         found += [loss.detach(), report.mix.images, report.mix.weights, *report.losses.values()]

@@ -15,6 +15,7 @@ from mixcore.discovery.manager import build_method_plugins
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError
 from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.roles import ROLES
 from mixcore.types import Mix
 
 __all__ = ["mixing_plugins", "other_door", "refuse_more_than_a_batch", "step_plugins"]
@@ -38,14 +39,14 @@ def mixing_plugins(mix: Any, options: Mapping[str, Any]) -> Plugins:
     Raises ConfigError or PluginError for what does not fit, and for a method that is more than a mixed batch.
     """
     if isinstance(mix, str):
-        plugins = step_plugins(mix={**options, "name": mix})
+        plugins = _mixed_only({**options, "name": mix})
     elif isinstance(mix, Mapping | Sequence):
         if options:
             raise ConfigError(
                 f"{', '.join(options)}: options of a list or a table go into its tables, such as "
                 f'{{"name": "...", "{next(iter(options))}": ...}}'
             )
-        plugins = step_plugins(mix=mix)
+        plugins = _mixed_only(mix)
     else:
         plugins = _of_instance(mix, options)
     for calls in plugins.mixers:
@@ -53,6 +54,11 @@ def mixing_plugins(mix: Any, options: Mapping[str, Any]) -> Plugins:
             if calls.has(hook):
                 raise other_door(calls, f"implements {hook}")
     return plugins
+
+
+def _mixed_only(mix: Any) -> Plugins:
+    """Mixers without the label policy that they suggest: no door but that of the whole step asks one."""
+    return step_plugins(mix=mix, labels=ROLES["labels"].default)
 
 
 def _several(given: Any) -> Iterable[Any]:
@@ -64,7 +70,7 @@ def _of_instance(plugin: object, options: Mapping[str, Any]) -> Plugins:
     own = [key for key in options if key not in CORE_KEYS["mix"]]
     if own and not isinstance(plugin, type):
         raise ConfigError(f"options go to the class: {type(plugin).__name__}({', '.join(own)}=...)")
-    plugins = step_plugins(mix=plugin)
+    plugins = _mixed_only(plugin)
     table, faults = plugin_table(MixTable, {**options, "name": plugins.mixers[0].name}, ("mix",))
     if table is None:
         raise_faults(faults, "this mixer")

@@ -127,7 +127,8 @@ def _timm_model(name: str, task: Task, pretrained: bool, options: Mapping[str, A
             name, pretrained=pretrained, num_classes=task.num_classes, in_chans=task.in_channels, **options
         )
     except Exception as error:  # timm raises what its downloads, its constructors and torch raise
-        raise ConfigError(f"timm cannot build teacher {name!r}: {error}") from error
+        instead = "; where weights cannot be fetched, name a local file as the teacher's weights" if pretrained else ""
+        raise ConfigError(f"timm cannot build teacher {name!r}: {error}{instead}") from error
     return network
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["block_shares", "combine_blocks"]
+__all__ = ["block_shares", "cells_to_pixels", "combine_blocks"]
 
 
 def block_shares(saliency: Tensor, blocks: int) -> Tensor:
@@ -27,6 +27,20 @@ def block_shares(saliency: Tensor, blocks: int) -> Tensor:
     total = pooled.sum((1, 2), keepdim=True)
     usable = (total > 0) & total.isfinite()
     return torch.where(usable, pooled / total, 1 / blocks**2)
+
+
+def cells_to_pixels(cells: Tensor, height: int, width: int) -> Tensor:
+    """[..,h,w] -> [..,height,width]: pixel (i,j) takes cell (floor(i·h/height), floor(j·w/width)), of any dtype.
+
+    In whole numbers: nearest interpolation is off by one cell at some sizes. Where h does not divide `height`, or w
+    `width`, some cells are a pixel larger than others.
+    """
+    h, w = cells.shape[-2:]
+    if w != width:
+        cells = cells.index_select(-1, torch.arange(width, device=cells.device) * w // width)
+    if h != height:
+        cells = cells.index_select(-2, torch.arange(height, device=cells.device) * h // height)
+    return cells
 
 
 def combine_blocks(images: Tensor, rows: Tensor, blocks: Tensor, weights: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("saliencymix", {"loss": {"name": "decouplemix", "mode": "less"}}),
     ({"name": "saliencymix", "saliency": "onoff8"}, {"loss": "decouplemix_bce"}),
     ({"name": "saliencymix", "saliency": "spectral_residual"}, {}),
+    ({"name": "attentivemix", "saliency": "feature"}, {}),
+    ({"name": "attentivemix", "saliency": "fine_grained", "grid": 7}, {"labels": "area"}),
     ({"name": "puzzlemix", "clean_lam": 1.0}, {}),
     ({"name": "puzzlemix", "max_log2_blocks": 1}, {}),
     ("automix", {}),
@@ -87,6 +89,7 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "resizemix", "box": "clip", "per_sample_pos": False}, {}),
     ("smoothmix", {}),
     ({"name": "smoothmix", "per_sample": True}, {"labels": "area"}),
+    ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
 )
 
 

@@ -56,6 +56,26 @@ def test_unknown_names_and_options_are_refused_with_what_exists() -> None:
         mixcore.create_mixer("mixup", num_classes=4, alhpa=1.0)
 
 
+def test_the_label_policy_that_a_mixer_suggests_is_not_asked_for() -> None:
+    @attrs.define(eq=False, kw_only=True)
+    class Suggesting:
+        """A mixer whose labels are not installed."""
+
+        role = "mix"
+        suggests = {"labels": "not_here"}
+
+        @hookimpl
+        def generate_mix(self, images: Tensor) -> Mix:
+            return Mix.pair(images, torch.arange(len(images)), 0.5)
+
+    images, labels = batch()
+    for given in (Suggesting(), [Suggesting(), "mixup"]):
+        mixer = mixcore.create_mixer(given, num_classes=4)
+        torch.testing.assert_close(mixer(images, labels).targets(labels).dense(4).sum(1), torch.ones(4))
+    with pytest.raises(mixcore.errors.MixcoreError, match="not_here"):
+        mixcore.create_step(nn.Linear(1, 4), mix=Suggesting(), num_classes=4, iterations=1)
+
+
 def test_a_method_that_looks_at_the_network_asks_for_it() -> None:
     @attrs.define(eq=False, kw_only=True)
     class Looking:
