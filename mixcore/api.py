@@ -44,7 +44,7 @@ from mixcore.ops.combine import (
     take_rows,
     unmixed,
 )
-from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
+from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, range_of_shares
@@ -108,6 +108,7 @@ __all__ = [
     "class_count",
     "combine_blocks",
     "crop_flip",
+    "dirichlet",
     "draw_partners",
     "fine_grained",
     "grey",
