@@ -94,6 +94,8 @@ def share_blocks(
     beside the others as they are. Groups do not see each other.
     """
     inputs, side = start.shape[1], start.shape[2]
+    if inputs == 1:
+        return start[:, :, None].expand(-1, -1, 2, -1, -1)
     blocks, device = side**2, unary.device
     weight = gamma / blocks
     alone = PairCosts.without_halves(inputs, beta / blocks, device)

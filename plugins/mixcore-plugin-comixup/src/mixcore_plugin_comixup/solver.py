@@ -45,20 +45,18 @@ def solve_two_by_two(unary: Tensor, costs: PairCosts) -> Tensor:
 
 
 def solve_by_chains(unary: Tensor, costs: PairCosts, current: Tensor) -> Tensor:
-    """Labels [G,n,n]: of the starts after rows and columns, in larger grids rows again, were renewed, the best columns."""
-    starts = _starts(unary, current)
+    """Labels [G,n,n]: rows and columns of all starts are renewed, in larger grids rows again; then the best columns."""
+    found = _starts(unary, current)
     groups, side, _, labels = unary.shape
     # what each block costs its neighbours, by their label; round the grid is nothing
-    around = unary.new_zeros(len(starts), groups, side + 2, side + 2, labels)
-    around[:, :, 1:-1, 1:-1] = _rows(costs.table, starts)
-    across, turned = around.transpose(2, 3), unary.transpose(1, 2)
-    rows, columns = (unary, around), (turned, across)
-    for unaries, arounds in (rows, columns) if side <= SMALL else (rows, columns, rows):
+    around = unary.new_zeros(len(found), groups, side + 2, side + 2, labels)
+    around[:, :, 1:-1, 1:-1] = _rows(costs.table, found)
+    rows = unary, around, found
+    columns = unary.transpose(1, 2), around.transpose(2, 3), found.transpose(2, 3)
+    for unaries, arounds, labelled in (rows, columns) if side <= SMALL else (rows, columns, rows):
         for first in (0, 1):
-            _renew(unaries, costs, arounds, first)
-    # a label is where its own row of costs is 0
-    found = across[:, :, 1:-1, 1:-1].argmin(-1)
-    return _best_lines(turned, costs, found).transpose(1, 2)
+            _renew(unaries, costs, arounds, labelled, first)
+    return _best_lines(columns[0], costs, columns[2]).transpose(1, 2)
 
 
 def _starts(unary: Tensor, current: Tensor) -> Tensor:
@@ -75,10 +73,11 @@ def _rows(table: Tensor, labels: Tensor) -> Tensor:
     return torch.embedding(table, labels)
 
 
-def _renew(unary: Tensor, costs: PairCosts, around: Tensor, first: int) -> None:
-    """New labels for every second line from `first` on, in place in `around`: least energy with the others fixed.
+def _renew(unary: Tensor, costs: PairCosts, around: Tensor, found: Tensor, first: int) -> None:
+    """New labels for every second line from `first` on, those of least energy with the others fixed, in place.
 
-    The best sums up to each block of a line are found going along it, the labels going back.
+    `around` [R,G,n+2,n+2,L] are the rows of the table of the labels `found` [R,G,n,n]. The best sums up to each block
+    of a line are found going along it, the labels going back.
     """
     lines = (unary.shape[1] - first + 1) // 2
     mine = slice(first + 1, first + 2 * lines, 2)
@@ -88,12 +87,13 @@ def _renew(unary: Tensor, costs: PairCosts, around: Tensor, first: int) -> None:
     along = sums.unbind(3)
     for before, here in itertools.pairwise(along):
         here += costs.least(before)
-    row = _rows(costs.table, along[-1].argmin(-1))
-    chosen = [row]
+    labels = [along[-1].argmin(-1)]
+    rows = [_rows(costs.table, labels[0])]
     for here in reversed(along[:-1]):
-        row = _rows(costs.table, (here + row).argmin(-1))
-        chosen.append(row)
-    around[:, :, mine, 1:-1] = torch.stack(chosen[::-1], 3)
+        labels.append((here + rows[-1]).argmin(-1))
+        rows.append(_rows(costs.table, labels[-1]))
+    around[:, :, mine, 1:-1] = torch.stack(rows[::-1], 3)
+    found[:, :, first::2] = torch.stack(labels[::-1], 3)
 
 
 def _best_lines(unary: Tensor, costs: PairCosts, found: Tensor) -> Tensor:
