@@ -97,8 +97,8 @@ class CoMixup:
             parts = []
             for first, groups, inputs in groups_of(len(images), self.m_part):
                 here = slice(first, first + groups * inputs)
-                grouped = (each[here].unflatten(0, (groups, inputs)) for each in (shares, places))
-                parts.append(in_the_batch(self._share(*grouped, rng), first, slots))
+                own, where = (each[here].unflatten(0, (groups, inputs)) for each in (shares, places))
+                parts.append(in_the_batch(self._share(own, where, rng), first, slots))
             rows, sources, masks = (torch.cat(each) for each in zip(*parts, strict=True))
             mixed = assemble(images, rows)
         weights = masks.mean((2, 3))
