@@ -19,6 +19,10 @@ from mixcore.types.mix import _pair_constants
 
 SIZE = (16, 16)
 VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "comixup": (
+        {"block_num": 8, "m_part": 4, "beta": 0.02, "thres_type": "soft"},
+        {"block_num": -1, "saliency": "fine_grained", "clean_lam": 0.0},
+    ),
     "cutmix": ({"per_sample": True, "correct_lam": False}, {"minmax": [0.2, 0.8]}, {"partner": "flip"}),
     "mixup": ({"per_sample": True},),
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),

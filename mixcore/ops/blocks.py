@@ -45,11 +45,11 @@ def cells_to_pixels(cells: Tensor, height: int, width: int) -> Tensor:
 
 def combine_blocks(images: Tensor, rows: Tensor, blocks: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of blocks: block j of image i is the sum over s of weights[i,s,j] · block blocks[i,s,j] of
-    images[rows[i,s]].
+    images[rows[i,s]], or of images[rows[i,s,j]] where rows are given for each block.
 
-    `images` [N,C,H,W], `rows` int64 [M,S], `blocks` int64 and `weights` float [M,S,n·n], n a divisor of H and W. A new
-    tensor [M,C,H,W] in the dtype and memory format of `images`; where one weight is 1 and the others are 0, the bits of
-    that image.
+    `images` [N,C,H,W], `rows` int64 [M,S] or [M,S,n·n], `blocks` int64 and `weights` float [M,S,n·n], n a divisor of H
+    and W. A new tensor [M,C,H,W] in the dtype and memory format of `images`; where one weight is 1 and the others are
+    0, the bits of that image.
     """
     _, channels, height, width = images.shape
     count, sources, places = blocks.shape
@@ -60,7 +60,8 @@ def combine_blocks(images: Tensor, rows: Tensor, blocks: Tensor, weights: Tensor
     lines = pixels.reshape(-1, width // side * (channels if last else 1))
 
     top = blocks.div(side, rounding_mode="floor") * (height // side)
-    first = (rows[:, :, None] * (planes * height) + top) * side + blocks % side
+    rows = rows if rows.ndim == 3 else rows[:, :, None]
+    first = (rows * (planes * height) + top) * side + blocks % side
     down = torch.arange(planes, device=device)[:, None] * height + torch.arange(height // side, device=device)
     shape = (count, planes, side, height // side, side, sources)
     # a source of weight 0 is read from where the heaviest is: nothing is fetched for it, and no NaN comes from it

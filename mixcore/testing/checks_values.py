@@ -81,12 +81,17 @@ def masks_are_always_given(harness: Harness) -> None:
 
 def masks_are_declared(harness: Harness) -> None:
     """A mixer that provides "mask" gives masks that vary over the image, and no other does."""
-    masks = [mix.masks for mix, _ in _mixes(harness) if mix.masks is not None]
+    mixes = _mixes(harness, harness.subject.varied)
+    masks = [mix.masks for mix, _ in mixes if mix.masks is not None]
     varies = any(bool((mask.amax((2, 3)) > mask.amin((2, 3))).any()) for mask in masks)
     provides = "mask" in getattr(harness.plugin, "provides", ())
     if provides:
         expect(bool(masks), 'provides = {"mask"}, but the mixes have none')
-        expect(varies, 'provides = {"mask"}, but the masks are constant over the image')
+        expect(
+            varies,
+            'provides = {"mask"}, but the masks are constant over the image; a method that leaves noise whole declares '
+            'options under which it does not: contract = {"varied": {...}}',
+        )
     expect(
         provides or not varies,
         "masks vary over the image, but the class does not say so, and what needs masks refuses it: write provides = "

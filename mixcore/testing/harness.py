@@ -76,6 +76,8 @@ class Subject:
     """Mixed images, masks or lam carry a graph, through which the network's loss trains a part of the plugin."""
     extremes: Mapping[str, Any] = attrs.field(factory=lambda: {"alpha": 1e-6})
     """Options under which lam is drawn as 0 or 1; used where the plugin has all of them."""
+    varied: Mapping[str, Any] = attrs.field(factory=dict)
+    """Options under which masks vary over images of noise, for a method that cuts only where it is worth a price."""
     looking: Mapping[str, Any] = attrs.field(factory=dict)
     """Options that switch off clean terms, which are training and may move BatchNorm statistics."""
     stages: int = 2
