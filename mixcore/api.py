@@ -46,7 +46,7 @@ from mixcore.ops.combine import (
     take_rows,
     unmixed,
 )
-from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
+from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.features import blend_features, blended_at, permute_features
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
@@ -115,6 +115,7 @@ __all__ = [
     "class_count",
     "combine_blocks",
     "crop_flip",
+    "dirichlet",
     "draw_partners",
     "early_stages",
     "fine_grained",

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["beta", "beta_per_sample", "happens", "send", "uniforms"]
+__all__ = ["beta", "beta_per_sample", "dirichlet", "happens", "send", "uniforms"]
 
 
 def uniforms(*shape: int, rng: Generator) -> Tensor:
@@ -31,7 +31,7 @@ def _gamma_draws(alpha: float, count: int, rng: Generator) -> tuple[Tensor, Tens
     alpha is small, as about 2 in 10,000 plain float32 draws do at alpha = 0.1.
     """
     if not alpha > 0:
-        raise ValueError(f"Beta(alpha, alpha) needs alpha > 0, found {alpha}; treat alpha = 0 as mixing off")
+        raise ValueError(f"Beta and Dirichlet draws need alpha > 0, found {alpha}; treat alpha = 0 as mixing off")
     # The only sampler of torch that takes both a shape and a generator is this private one.
     return torch._standard_gamma(_shapes(alpha + 1, count), generator=rng), uniforms(count, rng=rng)
 
@@ -61,6 +61,15 @@ def beta_per_sample(alpha: float, count: int, rng: Generator) -> Tensor:
     gammas, draws = _gamma_draws(alpha, 2 * count, rng)
     first, second = (gammas.log() + torch.log1p(-draws) / alpha).view(2, count)
     return torch.sigmoid(first - second)
+
+
+def dirichlet(alpha: float, count: int, size: int, rng: Generator) -> Tensor:
+    """`count` independent draws of Dirichlet(alpha, .., alpha) over `size` shares: [count,size] float64 on the CPU.
+
+    alpha > 0. Rows sum to 1; where alpha is small all but one share may be 0.
+    """
+    gammas, draws = _gamma_draws(alpha, count * size, rng)
+    return (gammas.log() + torch.log1p(-draws) / alpha).view(count, size).softmax(1)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

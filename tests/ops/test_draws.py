@@ -1,4 +1,4 @@
-"""Beta draws against theory, partners as permutations."""
+"""Beta and Dirichlet draws against theory, partners as permutations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mixcore.api import beta, beta_per_sample, draw_partners, happens
+from mixcore.api import beta, beta_per_sample, dirichlet, draw_partners, happens
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,10 +49,35 @@ def test_no_mass_is_lost_where_alpha_is_tiny():
     assert {beta(1e-6, rng) for _ in range(100)} == {0.0, 1.0}
 
 
+@pytest.mark.parametrize(("alpha", "size"), [(0.1, 3), (2.0, 3), (2.0, 20)])
+def test_moments_of_dirichlet(alpha, size):
+    draws = dirichlet(alpha, 40_000, size, generator())
+    assert draws.shape == (40_000, size)
+    assert draws.dtype == torch.float64
+    assert draws.min() >= 0
+    torch.testing.assert_close(draws.sum(1), torch.ones(40_000, dtype=torch.float64))
+    mean = torch.full((size,), 1 / size, dtype=torch.float64)
+    torch.testing.assert_close(draws.mean(0), mean, atol=0.015 / size**0.5, rtol=0)
+    variance = mean * (1 - mean) / (size * alpha + 1)
+    torch.testing.assert_close(draws.var(0), variance, rtol=0.05, atol=0)
+    covariance = -mean[0] ** 2 / (size * alpha + 1)
+    error = 4 * variance[0].item() / 40_000**0.5
+    assert torch.cov(draws[:, :2].T)[0, 1] == pytest.approx(covariance.item(), abs=error)
+    assert size > 3 or abs(covariance) > 5 * error
+
+
+def test_dirichlet_of_tiny_alpha_gives_all_to_one():
+    draws = dirichlet(1e-6, 500, 4, generator(7))
+    assert (draws.amax(1) == 1).all()
+    assert set(draws.argmax(1).tolist()) == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
 def test_beta_needs_a_positive_alpha(alpha):
     with pytest.raises(ValueError, match="alpha > 0"):
         beta(alpha, generator())
+    with pytest.raises(ValueError, match="alpha > 0"):
+        dirichlet(alpha, 2, 3, generator())
 
 
 def test_happens_at_the_given_rate():
