@@ -257,7 +257,7 @@ def test_weights_of_equal_classes_add_up():
 def test_masks_are_those_of_the_stopped_loop(known, k, sigma, max_iter, tol):
     teacher, images, _ = known
     shares = drawn(len(images), k)
-    masks, finished, rounds = by_definition(images, shares, teacher, 8, sigma, 25.0, max_iter, tol)
+    masks, finished, _ = by_definition(images, shares, teacher, 8, sigma, 25.0, max_iter, tol)
     found = supermix(
         images, shifted(len(images), k), shares, teacher, sigma=sigma, max_iter=max_iter, max_unfinished=tol
     )
@@ -300,7 +300,7 @@ def test_blends_are_sums_by_masks_and_the_finished_show_their_classes(known, k):
     found = supermix(images, sources, drawn(24, k), teacher, max_iter=4, max_unfinished=0.0)
     assert found.masks.shape == (24, k, 16, 16)
     assert (found.masks > 0).all()
-    assert k == 1 or (found.masks < 1).all()
+    assert (found.masks <= 1).all(), "1 only by rounding"
     torch.testing.assert_close(found.masks.sum(1), torch.ones(24, 16, 16))
     torch.testing.assert_close(found.images, (found.masks[:, :, None] * images[sources]).sum(1))
     torch.testing.assert_close(found.logits, teacher(found.images))
@@ -322,15 +322,23 @@ def test_sources_of_one_class_are_finished_at_the_first_check(known):
     assert found.finished.all()
 
 
+class Overflowing(torch.autograd.Function):
+    """Identity, whose gradients of the first two rows are not finite."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, arriving):
+        arriving = arriving.clone()
+        arriving[0], arriving[1] = math.inf, math.nan
+        return arriving
+
+
 def test_a_gradient_that_overflowed_moves_nothing(known):
     teacher, images, _ = known
-
-    def overflowed(loss, cells):
-        gradients = torch.autograd.grad(loss, cells)[0]
-        gradients[0], gradients[1] = math.inf, math.nan
-        return gradients
-
-    found = supermix(images, shifted(24, 2), drawn(24, 2), teacher, max_iter=2, gradient=overflowed)
+    found = supermix(images, shifted(24, 2), drawn(24, 2), lambda seen: teacher(Overflowing.apply(seen)), max_iter=2)
     assert found.masks.isfinite().all()
     assert (found.masks[:2] == 0.5).all()
     assert (found.masks[2:] != 0.5).any()
@@ -462,6 +470,7 @@ def targets_of(known, labels: Tensor, **options):
         num_classes=4,
         iterations=10,
         image_size=(16, 16),
+        label_kind="soft" if labels.is_floating_point() else "class",
     )
     _, report = step(images, labels, iteration=0)
     return report.targets, report.mix
@@ -471,7 +480,7 @@ def targets_of(known, labels: Tensor, **options):
 @pytest.mark.parametrize("target", ["teacher_soft", "teacher_hard"])
 @pytest.mark.parametrize("fallback", ["clean", "keep", "drop"])
 def test_the_teacher_s_labels_are_those_of_the_mixed_images(known, target, fallback, soft):
-    teacher, images, classes = known
+    teacher, _, classes = known
     labels = F.one_hot((classes + 1) % 4, 4).float() if soft else (classes + 1) % 4  # other ones than it would give
     targets, mix = targets_of(known, labels, target=target, fallback=fallback, max_iter=1)
     told = teacher(mix.images)
@@ -486,7 +495,7 @@ def test_the_teacher_s_labels_are_those_of_the_mixed_images(known, target, fallb
 
 
 def test_labels_of_the_data_set_are_the_default(known):
-    _, images, labels = known
+    _, _, labels = known
     targets, mix = targets_of(known, labels, fallback="keep")
     expected = (mix.weights[..., None] * F.one_hot(labels, 4)[mix.sources]).sum(1)
     torch.testing.assert_close(targets.dense(4), expected)
@@ -526,7 +535,7 @@ def test_the_teacher_is_looked_at_and_never_trained():
     of, net = GreyTeacher(), TinyConvNet(5)
     before = {name: value.clone() for name, value in of.state_dict().items()}
     step = create_step(net, mix=SuperMix(teacher=of), num_classes=5, iterations=10, image_size=(16, 16))
-    loss, report = step(torch.randn(6, 3, 16, 16), torch.arange(6) % 5)
+    loss, _ = step(torch.randn(6, 3, 16, 16), torch.arange(6) % 5)
     loss.backward()
     assert not of.training
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in of.parameters())

@@ -23,6 +23,8 @@ from mixcore_plugin_supermix.objective import (
 
 __all__ = ["Supermixed", "supermix"]
 
+HALF_SCALE = 64.0
+"""Factor of the objective while its gradient passes a teacher in float16, where small ones vanish. A power of two."""
 Teacher = Callable[[Tensor], Tensor]
 """Images [B,C,H,W] -> logits, with a graph where gradients are on."""
 
@@ -41,11 +43,6 @@ class Supermixed:
     """[B,C], what the teacher says of the blends."""
 
 
-def plain_gradient(loss: Tensor, cells: Tensor) -> Tensor:
-    """Of a scalar with respect to `cells`."""
-    return torch.autograd.grad(loss, cells)[0]
-
-
 def supermix(
     images: Tensor,
     sources: Tensor,
@@ -57,14 +54,13 @@ def supermix(
     lambda_s: float = 25.0,
     max_iter: int = 5,
     max_unfinished: float = 0.7,
-    gradient: Callable[[Tensor, Tensor], Tensor] = plain_gradient,
 ) -> Supermixed:
     """Blends of `images` [B,C,H,W] whose classes the teacher sees in the wanted `shares` (steps 1 to 5).
 
     `sources` int64 [B,K] are rows of the batch and `shares` [B,K] float32 their wanted weights, rows sum to 1, on the
     images' device. It ends when at most `max_unfinished` of the samples are unfinished: all `max_iter` rounds are run,
     and those after the end change nothing, nor do those of a sample that is finished, so nobody waits to see it.
-    The teacher makes 2 + max_iter forwards of the batch and max_iter backwards; `gradient` takes those of a scalar.
+    The teacher makes 2 + max_iter forwards of the batch and max_iter backwards.
     """
     with torch.no_grad():
         logits = teacher(images)
@@ -77,9 +73,9 @@ def supermix(
     for left in reversed(range(max_iter)):
         with torch.enable_grad():
             values = objective(shown.logits, targets, shown.masks, lambda_s)
-            gradients = gradient(values.mean(), shown.cells) * len(values)
+            (gradients,) = torch.autograd.grad(values.sum() * HALF_SCALE, shown.cells)
         running = ~finished & ((~finished).sum() > max_unfinished * len(values))
-        cells = _stepped(cells, values.detach(), gradients, blur, running)
+        cells = _stepped(cells, values.detach(), gradients / HALF_SCALE, blur, running)
         # its forward is the check of this round, and with its graph the first half of the next
         shown = blend.of(cells, grad=left > 0)
         finished = finished | shows_all(shown.logits.detach(), present)
@@ -119,8 +115,7 @@ class _Blend:
 @torch.no_grad()
 def _stepped(cells: Tensor, values: Tensor, gradients: Tensor, blur: Tensor, running: Tensor) -> Tensor:
     """The cells after one step of the samples that are `running`; those of others are the same to the bit."""
-    # where half precision overflowed there is no direction to go
-    gradients = gradients.nan_to_num(0.0, 0.0, 0.0)
     smooth = blur @ gradients @ blur.T
-    moved = cells - step_sizes(values, gradients, smooth)[:, None, None, None] * smooth
-    return torch.where(running[:, None, None, None], moved, cells)
+    steps = step_sizes(values, gradients, smooth)[:, None, None, None] * smooth
+    # where half precision overflowed there is no direction to go
+    return torch.where(running[:, None, None, None], cells - steps.nan_to_num(0.0, 0.0, 0.0), cells)

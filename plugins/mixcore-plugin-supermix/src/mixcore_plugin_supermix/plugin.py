@@ -92,10 +92,6 @@ class SuperMix:
         sources = (row + torch.arange(self.k, device=images.device)) % count
         shares = send(dirichlet(self.alpha, count, self.k, rng).float(), images.device)
 
-        def gradient(loss: Tensor, cells: Tensor) -> Tensor:
-            """Through the run's loss scaling, without which small gradients vanish in float16."""
-            return torch.autograd.grad(probe.settle(loss, [cells]), cells)[0]
-
         found = supermix(
             images,
             sources,
@@ -106,7 +102,6 @@ class SuperMix:
             lambda_s=self.lambda_s,
             max_iter=self.max_iter,
             max_unfinished=self.max_unfinished,
-            gradient=gradient,
         )
         return self._mix(images, sources, shares, found, task)
 
