@@ -46,7 +46,7 @@ from mixcore.ops.combine import (
     take_rows,
     unmixed,
 )
-from mixcore.ops.draws import beta, beta_per_sample, happens, send, uniforms
+from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.features import blend_features, blended_at, permute_features
 from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
