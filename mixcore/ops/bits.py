@@ -32,7 +32,7 @@ def restore_unless_(keep: Tensor, tensors: Sequence[Tensor], before: Sequence[Te
 
 
 def keep_where_(keep: Tensor, now: Tensor, other: Tensor) -> None:
-    """`now` becomes `other` (same shape, dtype and strides) where `keep`, bool of a shape that fits, is false, in place.
+    """`now` becomes `other` (same shape, dtype, strides) where `keep`, bool of a shape that fits, is false, in place.
 
     The bits of torch.where, whose loop on a CPU has a branch per element: at 100x3x32x32 this takes 0.07 ms and that
     0.2 (one thread of an AMD EPYC, torch 2.15).

@@ -47,8 +47,10 @@ class TestContractSoft(MixerContract):
 
 
 class TestContractReformulated(MixerContract):
+    """All label weights are 1 then, per sample too."""
+
     plugin = "fmix"
-    left_out = ("two_processes",)
+    left_out = ("two_processes", "one_lam_per_image")
     options = {"reformulate": True, "per_sample": True}
 
 
