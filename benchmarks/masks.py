@@ -1,10 +1,10 @@
 """Methods that mix by a mask, targets included, beside plain restatements of the way their peers go.
 
-Both sides run in turn in one process, on one batch, who goes first alternating; a ratio is that of two neighbours, and its
-median is told: below 1 mixcore is faster. The peers draw one mask for the batch, so one restatement stands against the
-mode per batch (wanted: at most 1) and the mode per sample (wanted: at most 2). Both give new images. Ours is
-`create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`. Single-threaded calls are timed by the CPU
-time that they took.
+Both sides run in turn in one process, on one batch, who goes first alternating; a ratio is that of two neighbours, and
+the median is told: below 1 mixcore is faster. The peers draw one mask for the batch, so one restatement stands against
+the mode per batch (wanted: at most 1) and the mode per sample (wanted: at most 2). Both give new images. Ours is
+`create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`. One thread is timed by the CPU time that
+it took.
 
     python benchmarks/masks.py [METHOD ...] [--device cpu|cuda] [--threads 1] [--pairs 300] [--shapes cifar imagenet]
 """

@@ -31,8 +31,8 @@ def noise_shape(height: int, width: int, spectrum: Spectrum) -> tuple[int, int, 
 def fields(noise: Tensor, height: int, width: int, decay_power: float, spectrum: Spectrum) -> Tensor:
     """Low-frequency fields [n,H,W] float32 from normal `noise` [n, *noise_shape] float32 (step 2 of the method).
 
-    Amplitudes fall as 1/f^decay_power. They are relative to the largest: fields are those of the formula up to a positive
-    factor.
+    Amplitudes fall as 1/f^decay_power. They are relative to the largest, so a field is that of the formula up to a
+    positive factor.
     """
     size = (height, width)
     spectra = torch.view_as_complex(noise * _amplitudes(*size, decay_power, spectrum, noise.device))

@@ -51,10 +51,10 @@ def fmix(
 ) -> Mix:
     """The image's own pixels where its field is largest, its partner's elsewhere (steps 5 to 8 of the method).
 
-    `images` [N,C,H,W]; `partner` int64 [N]; `field` [n,H,W] float32, of which only the order matters; `counts` int64 [n],
-    how many pixels are the image's own: n = N, or 1 for a mask that all images share. `halves` int64 [n] softens the
-    border over so many ranks on either side of it. All on the device of the images. The label weight is the mean of the
-    mask, counts/(H·W), or `lam` where given.
+    `images` [N,C,H,W]; `partner` int64 [N]; `field` [n,H,W] float32, of which only the order matters; `counts` int64
+    [n], how many pixels are the image's own. n is N, or 1 for a mask that all images share. `halves` int64 [n] softens
+    the border over so many ranks on either side of it. All on the device of the images. The label weight is the mean of
+    the mask, counts/(H·W), or `lam` where given.
     """
     count, _, height, width = images.shape
     values = field.flatten(1)
