@@ -82,6 +82,7 @@ def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor
     """x with x[partner] inside each image's box [N,4], and the masks [N,1,H,W] float32 (0 inside).
 
     All on the device of the images, in one select: for boxes that come from the batch, accelerators and small images.
+    Boxes [1,4] are one box for all, and there is one mask [1,1,H,W].
     """
     inside = boxes_inside(boxes, *images.shape[-2:])
     return select_pixels(images, partner, inside), inside.logical_not().float()

@@ -123,6 +123,15 @@ def test_slices_and_select_give_the_same_bits(memory_format, overwrite, dtype):
         torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
 
 
+def test_one_box_for_all_is_that_box_for_each():
+    images, partner, box = batch(), shuffled(), torch.tensor([[1, 4, 2, 8]])
+    mixed, mask = select_boxes(images, partner, box)
+    expected, masks = select_boxes(images, partner, box.expand(5, 4))
+    assert torch.equal(mixed, expected)
+    assert mask.shape == (1, 1, 6, 8)
+    assert torch.equal(mask.expand(5, 1, 6, 8), masks)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (80, 80)])
 def test_pasting_gives_the_same_bits_at_any_size(size):
     images, partner = batch(3, size=size), torch.tensor([1, 2, 0])
