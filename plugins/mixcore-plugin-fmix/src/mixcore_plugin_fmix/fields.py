@@ -38,9 +38,12 @@ def fields(noise: Tensor, height: int, width: int, decay_power: float, spectrum:
     spectra = torch.view_as_complex(noise * _amplitudes(*size, decay_power, spectrum, noise.device))
     if spectrum == "isotropic":
         return torch.fft.irfft2(spectra, s=size)
-    # Of two column frequencies: the inverse transform along the columns, then a sum of a constant and one wave per row.
-    rows = torch.fft.ifft(spectra, n=height, dim=1)
-    return torch.view_as_real(rows).flatten(2) @ _waves(width, noise.device)
+    # Of two column frequencies: the inverse transform along the columns, then a constant and one wave in each row. Not as
+    # a matrix product, which a run may tell to be less precise than float32.
+    rows = torch.view_as_real(torch.fft.ifft(spectra, n=height, dim=1) / width)
+    constant, _, real, imaginary = rows.flatten(2)[:, :, None].unbind(3)
+    cosine, sine = _waves(width, noise.device)
+    return constant.addcmul(real, cosine).addcmul_(imaginary, sine)
 
 
 @functools.lru_cache(maxsize=32)
@@ -60,10 +63,9 @@ def _amplitudes(height: int, width: int, decay_power: float, spectrum: Spectrum,
 
 @functools.lru_cache(maxsize=32)
 def _waves(width: int, device: torch.device) -> Tensor:
-    """[4,W]: the row of an image that the real and imaginary parts of column frequencies 0 and 1 stand for."""
+    """[2,W]: what the real and the imaginary part of column frequency 1 add to a row of an image."""
     # a frequency stands for its conjugate too, unless it is its own; a width of one has no second frequency
     weight = {1: 0.0, 2: 1.0}.get(width, 2.0)
     angle = torch.arange(width, dtype=torch.float64, device="cpu") * (2 * torch.pi / width)
-    constant, nothing = torch.ones_like(angle), torch.zeros_like(angle)
-    sine = nothing if width == 2 else -weight * angle.sin()
-    return send((torch.stack((constant, nothing, weight * angle.cos(), sine)) / width).float(), device)
+    sine = torch.zeros_like(angle) if width == 2 else -weight * angle.sin()
+    return send(torch.stack((weight * angle.cos(), sine)).float(), device)
