@@ -38,8 +38,8 @@ def fields(noise: Tensor, height: int, width: int, decay_power: float, spectrum:
     spectra = torch.view_as_complex(noise * _amplitudes(*size, decay_power, spectrum, noise.device))
     if spectrum == "isotropic":
         return torch.fft.irfft2(spectra, s=size)
-    # Of two column frequencies: the inverse transform along the columns, then a constant and one wave in each row. Not as
-    # a matrix product, which a run may tell to be less precise than float32.
+    # Of two column frequencies: the inverse transform along the columns, then a constant and one wave in each row. No
+    # matrix product, which a run may tell to be less precise than float32.
     rows = torch.view_as_real(torch.fft.ifft(spectra, n=height, dim=1) / width)
     constant, _, real, imaginary = rows.flatten(2)[:, :, None].unbind(3)
     cosine, sine = _waves(width, noise.device)
