@@ -24,6 +24,8 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
         {"block_num": -1, "saliency": "fine_grained", "clean_lam": 0.0},
     ),
     "cutmix": ({"per_sample": True, "correct_lam": False}, {"minmax": [0.2, 0.8]}, {"partner": "flip"}),
+    "fmix": ({"per_sample": True, "spectrum": "isotropic"}, {"max_soft": 0.2, "reformulate": True}),
+    "gridmix": ({"per_sample": True, "hole_aspect": [0.5, 2.0]}, {"lam_range": [0.1, 0.9]}),
     "mixup": ({"per_sample": True},),
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
     "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),

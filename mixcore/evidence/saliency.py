@@ -81,9 +81,9 @@ def _smooth(level: Tensor) -> Tensor:
         size = level.shape[axis]
         if size == 1:
             continue
-        before = torch.cat((level.narrow(axis, 1, 1), level.narrow(axis, 0, size - 1)), axis)
-        after = torch.cat((level.narrow(axis, 1, size - 1), level.narrow(axis, size - 2, 1)), axis)
-        level = level / 2 + (before + after) / 4
+        padded = torch.cat((level.narrow(axis, 1, 1), level, level.narrow(axis, size - 2, 1)), axis)
+        sides = padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)
+        level = sides.mul_(0.25).add_(level, alpha=0.5)
     return level
 
 

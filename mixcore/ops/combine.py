@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixcore.ops.bits import keep_where_
 from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_inside
 from mixcore.types import Mix
 
@@ -22,6 +23,7 @@ __all__ = [
     "paste_boxes",
     "pasted",
     "select_boxes",
+    "select_pixels",
     "slice_boxes",
     "take_rows",
     "unmixed",
@@ -67,14 +69,23 @@ def paste_box(images: Tensor, partner: Tensor, box: Box, overwrite: bool = False
     return mixed
 
 
+def select_pixels(images: Tensor, partner: Tensor, theirs: Tensor) -> Tensor:
+    """x[partner] where `theirs`, bool [N,1,H,W] or [1,1,H,W] on the device of the images, x elsewhere: bit for bit."""
+    mixed = take_rows(images, partner)
+    if images.device.type == "cpu":
+        keep_where_(theirs, mixed, images)
+        return mixed
+    return torch.where(theirs, mixed, images, out=mixed)
+
+
 def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """x with x[partner] inside each image's box [N,4], and the masks [N,1,H,W] float32 (0 inside).
 
     All on the device of the images, in one select: for boxes that come from the batch, accelerators and small images.
+    Boxes [1,4] are one box for all, and there is one mask [1,1,H,W].
     """
     inside = boxes_inside(boxes, *images.shape[-2:])
-    mixed = take_rows(images, partner)
-    return torch.where(inside, mixed, images, out=mixed), inside.logical_not().float()
+    return select_pixels(images, partner, inside), inside.logical_not().float()
 
 
 def slice_boxes(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixcore.ops.bits import restore_unless_, zero_unless_
+from mixcore.ops.bits import keep_where_, restore_unless_, zero_unless_
 
 
 def mixed(seed: int) -> list[Tensor]:
@@ -45,3 +45,13 @@ def test_zero_leaves_all_bits_or_none(keep: bool) -> None:
     now = mixed(0)
     zero_unless_(torch.tensor(keep), now)
     assert bits(now) == (bits(mixed(0)) if keep else bits([torch.zeros_like(one) for one in now]))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_elements_are_kept_by_a_flag_each(number: int) -> None:
+    now, other = mixed(0)[number], mixed(1)[number]
+    keep = torch.rand(now.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    expected = bits([torch.where(keep, now, other)])
+    keep_where_(keep, now, other)
+    assert bits([now]) == expected
+    assert bits([other]) == bits([mixed(1)[number]])

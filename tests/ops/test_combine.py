@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixcore.api import Box, blend, paste_box, paste_boxes, select_boxes, slice_boxes, take_rows, unmixed
+from mixcore.api import Box, blend, paste_box, paste_boxes, select_boxes, select_pixels, slice_boxes, take_rows, unmixed
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -77,6 +77,22 @@ def test_paste_box(memory_format, overwrite):
         torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize("shared", [False, True])
+def test_pixels_are_selected_to_the_bit(dtype, memory_format, shared):
+    images, partner = batch(dtype=dtype, memory_format=memory_format), shuffled()
+    images[:, 0, 2, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0])
+    theirs = torch.rand(1 if shared else 5, 1, 6, 8, generator=torch.Generator().manual_seed(2)) < 0.5
+    before = images.clone()
+    mixed = select_pixels(images, partner, theirs)
+    expected = torch.where(theirs, before[partner], before)
+    assert mixed.stride() == images.stride()
+    word = {2: torch.int16, 4: torch.int32, 8: torch.int64}[images.element_size()]
+    assert torch.equal(mixed.view(word), expected.view(word))
+    assert torch.equal(images.view(word), before.view(word))
+
+
 def test_an_empty_box_returns_the_batch_itself():
     images = batch()
     assert paste_box(images, shuffled(), Box(3, 3, 0, 8)) is images
@@ -105,6 +121,15 @@ def test_slices_and_select_give_the_same_bits(memory_format, overwrite, dtype):
     assert (pasted is images) is overwrite
     if not overwrite:
         torch.testing.assert_close(images, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_one_box_for_all_is_that_box_for_each():
+    images, partner, box = batch(), shuffled(), torch.tensor([[1, 4, 2, 8]])
+    mixed, mask = select_boxes(images, partner, box)
+    expected, masks = select_boxes(images, partner, box.expand(5, 4))
+    assert torch.equal(mixed, expected)
+    assert mask.shape == (1, 1, 6, 8)
+    assert torch.equal(mask.expand(5, 1, 6, 8), masks)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (80, 80)])

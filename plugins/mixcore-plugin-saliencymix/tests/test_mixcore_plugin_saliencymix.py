@@ -146,6 +146,13 @@ def test_one_box_for_the_batch_comes_from_the_first_partner():
     assert not torch.equal(mix.masks[1], own.masks[1])
 
 
+def test_a_shared_peak_is_that_peak_for_each():
+    images, partner, peak = torch.randn(5, 3, 9, 12), torch.arange(5).roll(2), torch.tensor([[2, 7]])
+    shared, each = (saliencymix(images, partner, centres, 0.4) for centres in (peak, peak.expand(5, 2)))
+    for one in ("images", "weights", "masks"):
+        assert torch.equal(getattr(shared, one), getattr(each, one))
+
+
 def test_labels_weigh_at_least_what_was_drawn():
     centres = torch.randint(16, (30, 2), generator=torch.Generator().manual_seed(0))
     images = torch.randn(30, 3, 16, 16)

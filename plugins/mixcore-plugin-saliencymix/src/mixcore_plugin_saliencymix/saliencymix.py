@@ -54,13 +54,14 @@ def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) ->
     """The partner's pixels inside a box around `centres` (steps 4 to 6 of the method).
 
     `images` [N,C,H,W]; `partner` int64 [N] and `centres` int64 [N,2], the peak of each image's partner, on their
-    device. The label weight is the share of the image outside its clipped box.
+    device; [1,2] for one box that all images share. The label weight is the share of the image outside its clipped box.
     """
-    height, width = images.shape[-2:]
+    count, _, height, width = images.shape
     boxes = boxes_at(centres, lam, height, width)
     # the boxes come from the batch: selecting leaves them on the device, copying slices would not
     mixed, masks = select_boxes(images, partner, boxes)
-    return Mix.pair(mixed, partner, boxes_lam(boxes, height, width), masks)
+    outside = boxes_lam(boxes, height, width).expand(count)
+    return Mix.pair(mixed, partner, outside, masks.expand(count, 1, height, width))
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -92,5 +93,5 @@ class SaliencyMix:
             centres = peaks(probe.saliency(self.saliency, images, labels), height, width).index_select(0, partner)
         else:
             first = slice(int(order[0]), int(order[0]) + 1)
-            centres = peaks(probe.saliency(self.saliency, images[first], labels[first]), height, width).expand(count, 2)
+            centres = peaks(probe.saliency(self.saliency, images[first], labels[first]), height, width)
         return saliencymix(images, partner, centres, lam)

@@ -1,0 +1,204 @@
+"""Methods that mix by a mask, targets included, beside plain restatements of the way their peers go.
+
+Both sides run in turn in one process, on one batch, who goes first alternating; a ratio is that of two neighbours, and
+the median is told: below 1 mixcore is faster. The peers draw one mask for the batch, so one restatement stands against
+the mode per batch (wanted: at most 1) and the mode per sample (wanted: at most 2). Both give new images. Ours is
+`create_mixer(...)` called on the batch, then `mix.targets(labels).dense(K)`. One thread is timed by the CPU time that
+it took.
+
+    python benchmarks/masks.py [METHOD ...] [--device cpu|cuda] [--threads 1] [--pairs 300] [--shapes cifar imagenet]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import mixcore
+
+SHAPES = {"cifar": (100, 32, 100), "imagenet": (32, 224, 1000)}
+"""Batch, image side, classes."""
+Side = Callable[[Tensor, Tensor], object]
+Peer = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+# --- what the peers share --------------------------------------------------------------------------------------------
+
+
+def dense(labels: Tensor, order: Tensor, lam: float, classes: int) -> Tensor:
+    """Two one-hot rows by their shares."""
+    rows = F.one_hot(labels, classes).float()
+    return lam * rows + (1 - lam) * rows[order]
+
+
+def blended(images: Tensor, order: Tensor, mask: Tensor) -> Tensor:
+    """One mask of the image's own pixels, two products and a sum of whole batches."""
+    return mask * images + (1 - mask) * images[order]
+
+
+def cutmix_box(lam: float, centre: tuple[int, int], size: int) -> tuple[slice, slice, float]:
+    """Rows, columns, and the share of the image outside of them."""
+    half = int(size * math.sqrt(1 - lam)) // 2
+    rows, columns = (slice(max(middle - half, 0), min(middle + half, size)) for middle in centre)
+    return rows, columns, 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
+
+
+# --- the peers' ways -------------------------------------------------------------------------------------------------
+
+
+def plain_fmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Noise, transform and sort in numpy, each time for the whole plane; the mask is then sent to the device."""
+    size, lam = images.shape[-1], float(np.random.beta(1.0, 1.0))
+    order = torch.randperm(images.shape[0], device=images.device)
+    across, down = np.fft.fftfreq(size)[: size // 2 + 1], np.fft.fftfreq(size)[:, None]
+    frequencies = np.sqrt(across**2 + down**2)
+    noise = np.random.randn(size, size // 2 + 1, 2) / np.maximum(frequencies, 1 / size)[..., None] ** 3.0
+    field = np.fft.irfft2(noise[..., 0] + 1j * noise[..., 1], (size, size))
+    field = (field - field.min()) / (field.max() - field.min())
+    ranks, count = field.ravel().argsort()[::-1], round(lam * size**2)
+    mask = np.zeros(size**2, np.float32)
+    mask[ranks[:count]] = 1
+    sent = torch.from_numpy(mask.reshape(1, 1, size, size)).to(images.device)
+    return blended(images, order, sent), dense(labels, order, lam, classes)
+
+
+def plain_gridmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Hole by hole into a mask of ones, whose mean is read."""
+    size, lam = images.shape[-1], float(np.random.beta(0.2, 0.2))
+    order = torch.randperm(images.shape[0], device=images.device)
+    holes, area, aspect = np.random.randint(2, 7), np.random.uniform(0.5, 1.0), np.random.uniform(0.5, 2.0)
+    wide = min(int(math.sqrt(size**2 * area / aspect)), size)
+    high = min(int(wide * aspect), size)
+    top, left = int((size - high) * np.random.rand()), int((size - wide) * np.random.rand())
+    pitch = max(2, math.ceil(wide / holes))
+    hole = min(max(int(pitch * math.sqrt(1 - lam)), 1), pitch - 1)
+    mask = torch.ones(1, 1, size, size, device=images.device)
+    for down in range(math.ceil(high / pitch)):
+        for right in range(math.ceil(wide / pitch)):
+            y, x = top + down * pitch, left + right * pitch
+            mask[:, :, y : min(y + hole, top + high), x : min(x + hole, left + wide)] = 0
+    return blended(images, order, mask), dense(labels, order, float(mask.mean()), classes)
+
+
+def plain_saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One map, of the first partner, in numpy on bytes: window by window of cumulated sums; one box pasted in place."""
+    size, lam = images.shape[-1], float(np.random.beta(1.0, 1.0))
+    order = torch.randperm(images.shape[0], device=images.device)
+    image = images[order[0]].cpu().numpy().transpose(1, 2, 0)
+    level = (255 * (image - image.min()) / (image.max() - image.min())).astype(np.uint8).astype(np.float32).mean(2)
+    sums = np.pad(level.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    index, found = np.arange(size), np.zeros((size, size), np.float32)
+    for window in (12, 24, 48, 28, 56, 112):
+        low, high = np.maximum(index - window + 1, 0), np.minimum(index + window + 1, size)
+        lines = sums[high] - sums[low]
+        others = np.maximum(np.outer(high - low, high - low) - 1, 1)
+        found += np.abs(level - (lines[:, high] - lines[:, low] - level) / others)
+    rows, columns, lam = cutmix_box(lam, divmod(int(found.argmax()), size), size)
+    mixed = images.clone()
+    mixed[:, :, rows, columns] = images[order][:, :, rows, columns]
+    return mixed, dense(labels, order, lam, classes)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Method:
+    """A method as it stands in the table: options of its modes, and the peers' way."""
+
+    peer: Peer
+    modes: dict[str, dict[str, object]]
+
+
+SAMPLE = {"per batch": {}, "per sample": {"per_sample": True}}
+METHODS = {
+    "fmix": Method(plain_fmix, SAMPLE),
+    "gridmix": Method(plain_gridmix, SAMPLE),
+    "saliencymix": Method(plain_saliencymix, {"per batch": {"per_sample_box": False}, "per sample": {}}),
+}
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def ours(name: str, classes: int, options: dict[str, object]) -> Side:
+    """mixcore's mixer, ending in dense targets."""
+    mixer = mixcore.create_mixer(name, num_classes=classes, **options)
+    return lambda images, labels: mixer(images, labels).targets(labels).dense(classes)
+
+
+def theirs(peer: Peer, classes: int) -> Side:
+    return lambda images, labels: peer(images, labels, classes)
+
+
+def milliseconds(side: Side, images: Tensor, labels: Tensor) -> float:
+    """Time of one call, the device's work included."""
+    clock = time.thread_time if torch.get_num_threads() == 1 and not images.is_cuda else time.perf_counter
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    start = clock()
+    side(images, labels)
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return 1000 * (clock() - start)
+
+
+def compare(first: Side, second: Side, images: Tensor, labels: Tensor, pairs: int) -> tuple[float, float, float]:
+    """Median milliseconds of each side, and the median of the ratios of neighbours."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for pair in range(pairs + 5):
+        for side in (0, 1) if pair % 2 else (1, 0):
+            found = milliseconds((first, second)[side], images, labels)
+            if pair >= 5:  # the first pairs warm up
+                times[side].append(found)
+    ratios = [own / other for own, other in zip(*times, strict=True)]
+    return statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios)
+
+
+def lines(names: list[str], shape: str, device: torch.device, pairs: int) -> Iterator[str]:
+    """A line per method and mode."""
+    batch, side, classes = SHAPES[shape]
+    images = torch.randn(batch, 3, side, side, device=device)
+    labels = torch.randint(classes, (batch,), device=device)
+    for name in names:
+        for mode, options in METHODS[name].modes.items():
+            own, other, ratio = compare(
+                ours(name, classes, options), theirs(METHODS[name].peer, classes), images, labels, pairs
+            )
+            yield f"{shape:9} {name:12} {mode:11} mixcore {own:8.3f} ms   peers {other:8.3f} ms   ratio {ratio:5.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS)}; by default all")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    arguments = parser.parse_args()
+    unknown = set(arguments.methods) - METHODS.keys()
+    if unknown:
+        parser.error(f"found {', '.join(sorted(unknown))}; the table has {', '.join(METHODS)}")
+    torch.set_num_threads(arguments.threads)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {arguments.threads} thread(s)"
+    print(f"{where}; {platform.machine()}; torch {torch.__version__}; medians of {arguments.pairs} pairs")
+    for shape in arguments.shapes:
+        for line in lines(arguments.methods or list(METHODS), shape, device, arguments.pairs):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Lattices of holes inside a window of the image, as whole numbers: int64 [n,2,4], for each axis, rows first,
+
+(start, size, pitch, hole): the window's first line and its lines, the lines from one cell to the next, and those of a
+hole, which lies at the beginning of its cell. The window cuts the last cells.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixcore.api import OptionValueError
+
+__all__ = ["hole_lines", "lattice_lam", "lattices", "windows"]
+
+
+def windows(area: Tensor, aspect: Tensor, places: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Starts and sizes of the windows, int64 [n,2] each, rows first (step 3 of the method).
+
+    `area` [n], the share of the image, `aspect` [n], height over width, and uniform `places` [n,2] (down, across) are
+    float64. Sides are clamped to the image's. OptionValueError where a window has less than two columns or no row.
+    """
+    across = ((height * width * area).floor() / aspect).sqrt().floor()
+    sizes = torch.stack(((across * aspect).floor().clamp(max=height), across.clamp(max=width)), 1)
+    rows, columns = sizes.amin(0).tolist()
+    if columns < 2 or rows < 1:
+        raise OptionValueError(
+            f"a window of crop_area and crop_aspect in an image of {height}x{width} has {rows:.0f} rows and "
+            f"{columns:.0f} columns; a lattice needs 1 and 2: raise crop_area, bring crop_aspect nearer to 1, or take "
+            "larger images"
+        )
+    free = torch.tensor([height, width], device="cpu") - sizes
+    return (free * places).floor().long(), sizes.long()
+
+
+def lattices(starts: Tensor, sizes: Tensor, holes: Tensor, aspect: Tensor, lam: Tensor) -> Tensor:
+    """The lattices [n,2,4] in these windows (steps 4 and 5 of the method).
+
+    `holes` int64 [n], how many lie side by side, at most one for two columns; `aspect` float64 [n], height over width
+    of a cell; `lam` float64 [n], the share that holes leave of the images: a hole has a pixel at least and leaves its
+    cell a row and a column.
+    """
+    columns = sizes[:, 1]
+    across = (columns.double() / torch.minimum(holes, columns // 2)).ceil()
+    pitch = torch.stack(((across * aspect).floor().clamp(min=2), across), 1)
+    side = (pitch * (1 - lam).sqrt()[:, None]).floor()
+    side = torch.minimum(side.clamp(min=1), pitch - 1)
+    return torch.stack((starts, sizes, pitch.long(), side.long()), 2)
+
+
+def hole_lines(axis: Tensor, length: int) -> Tensor:
+    """Lines of an image that holes cross, bool [n,length]; `axis` int64 [n,4], one axis of lattices (step 6)."""
+    start, size, pitch, hole = axis[:, :, None].unbind(1)
+    line = torch.arange(length, device=axis.device) - start
+    return (line >= 0) & (line < size) & (line.remainder(pitch) < hole)
+
+
+def lattice_lam(lattice: Tensor, height: int, width: int) -> Tensor:
+    """Share of each image outside the holes, [n] float32: the mean of its mask, from whole numbers (step 8)."""
+    _, size, pitch, hole = lattice.unbind(2)
+    lines = size.div(pitch, rounding_mode="floor") * hole + torch.minimum(size % pitch, hole)
+    return (1 - lines.prod(1).double() / (height * width)).float()
