@@ -34,6 +34,8 @@ PAGE = ROOT / "docs" / "methods.md"
 COSTS = ROOT / "docs" / "costs.json"
 SIZE, CLASSES, ROWS = (32, 32), 5, 8
 """Of the images, labels and batches that methods are tried with."""
+PLAIN_LABELS = {"name": "weights"}
+"""What a mixer is tried with beside others than label policies: the one that it suggests may want a file of weights."""
 DRAWS = 6
 """Batches that tell whether images of a batch differ in their draws."""
 INTRODUCTION = """# Methods, and what goes with what
@@ -186,15 +188,14 @@ def _policy_row(name: str) -> tuple[str, ...]:
 
 
 def _saliency_row(name: str, option: str) -> tuple[str, ...]:
-    role = role_of(_class(name))
-    beside = {} if role == "mix" else {"mix": _masking()}
-    return (
-        f"`{option}` of {_linked(name)}",
-        *(
-            _mark(**beside, **{role: table_of(name, **{option: saliency_for_trial(saliency)})})
-            for saliency in names("saliency")
-        ),
-    )
+    marks = (_mark(**holding(name, option, saliency)) for saliency in names("saliency"))
+    return (f"`{option}` of {_linked(name)}", *marks)
+
+
+def holding(name: str, option: str, saliency: str) -> dict[str, Mapping[str, Any]]:
+    """Tables, by role, in which the `option` of a mixer or label policy holds that saliency."""
+    held = table_of(name, **{option: saliency_for_trial(saliency)})
+    return {"mix": held, "labels": PLAIN_LABELS} if name in names("mix") else {"mix": _masking(), "labels": held}
 
 
 @functools.cache
@@ -237,7 +238,7 @@ def _needs(name: str) -> str:
 
 def _drawn_per(name: str) -> str:
     """Whether the images of a batch differ in their masks or ratios, and whether an option changes it."""
-    step, batch = trial_step(mix=table_of(name)), trial_batch()
+    step, batch = trial_step(mix=table_of(name), labels=PLAIN_LABELS), trial_batch()
     mixes = [step(*batch, iteration=iteration)[1].mix for iteration in range(DRAWS)]
     if all(mix.sources.shape[1] == 1 for mix in mixes):
         return "nothing"

@@ -49,7 +49,6 @@ from mixcore.ops.combine import (
 )
 from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.features import blend_features, blended_at, permute_features
-from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares

@@ -66,16 +66,14 @@ def test_every_mixer_trains_with_every_policy_that_it_is_not_refused_with(mixer:
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_trains_with_every_loss(mixer: str) -> None:
     for loss in LOSSES:
-        assert train_or_be_refused(mix=METHODS.table_of(mixer), loss=METHODS.table_of(loss)), loss
+        tables = {"mix": METHODS.table_of(mixer), "labels": METHODS.PLAIN_LABELS, "loss": METHODS.table_of(loss)}
+        assert train_or_be_refused(**tables), loss
 
 
 @pytest.mark.parametrize(("holder", "option"), list(METHODS.holders()))
 def test_every_saliency_serves_where_it_is_not_refused(holder: str, option: str) -> None:
-    role = "mix" if holder in MIXERS else "labels"
     for saliency in SALIENCIES:
-        held = METHODS.table_of(holder, **{option: METHODS.saliency_for_trial(saliency)})
-        beside = {} if role == "mix" else {"mix": METHODS._masking()}
-        train_or_be_refused(**beside, **{role: held})
+        train_or_be_refused(**METHODS.holding(holder, option, saliency))
 
 
 @pytest.mark.slow
