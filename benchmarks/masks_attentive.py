@@ -10,21 +10,15 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
-import time
-from collections.abc import Callable
 
 import attrs
 import torch
+from mixup_cutmix import SHAPES, Side, compare
 from torch import Tensor
 from torch.nn import functional as F
 
 import mixcore
 from mixcore.api import hookimpl
-
-SHAPES = {"cifar": (100, 32, 100), "imagenet": (32, 224, 1000)}
-"""Batch, image side, classes."""
-Side = Callable[[Tensor, Tensor], object]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -68,29 +62,6 @@ def theirs(attention: Tensor, classes: int) -> Side:
         return mixed, share * own + (1 - share) * other
 
     return mix
-
-
-def milliseconds(side: Side, images: Tensor, labels: Tensor) -> float:
-    """Time of one call, the device's work included; one thread is timed by the CPU time that it took."""
-    clock = time.thread_time if torch.get_num_threads() == 1 and not images.is_cuda else time.perf_counter
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    start = clock()
-    side(images, labels)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return 1000 * (clock() - start)
-
-
-def compare(first: Side, second: Side, images: Tensor, labels: Tensor, pairs: int) -> tuple[float, float]:
-    """Median milliseconds of each side over interleaved pairs, who goes first alternating."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for pair in range(pairs + 5):
-        for side in (0, 1) if pair % 2 else (1, 0):
-            found = milliseconds((first, second)[side], images, labels)
-            if pair >= 5:  # the first pairs warm up
-                times[side].append(found)
-    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def main() -> None:
