@@ -345,6 +345,21 @@ def test_no_label_alone_and_no_labels_of_before_are_better(blocks, monkeypatch):
             assert energy <= energy_of(problem, torch.full_like(found, label)) + 1e-6
 
 
+def test_labels_of_before_are_a_start_of_their_own():
+    costs = PairCosts.without_halves(20, 0.3, CPU)
+    unary = torch.rand(6, 8, 8, 20, generator=seeded())
+
+    def energies(labels):
+        return torch.tensor([energy_of((u, costs), found) for u, found in zip(unary, labels, strict=True)])
+
+    found = solve_by_chains(unary, costs, torch.zeros(6, 8, 8, dtype=torch.long))
+    better = found
+    for _ in range(4):
+        better = solve_by_chains(unary, costs, better)
+    assert (energies(better) < energies(found) - 1e-3).any(), "begun again from its own result it goes on"
+    assert (energies(solve_by_chains(unary, costs, better)) <= energies(better) + 1e-5).all()
+
+
 def test_without_a_pull_every_block_is_labelled_by_itself():
     for costs in (PairCosts.without_halves(7, 0.0, CPU), PairCosts.with_halves(7, 0.0, CPU)):
         for side in (2, 3, 4, 8):

@@ -54,7 +54,7 @@ class CoMixup:
 
     role = "mix"
     provides = frozenset({"mask"})
-    contract = {"looking": {"clean_lam": 0.0}, "varied": {"beta": 0.0}}
+    contract = {"looking": {"clean_lam": 0.0}, "varied": {"beta": 0.0, "eta": 0.0, "niter": 1}}
 
     m_part: int = attrs.field(default=20, validator=ge(1))
     """Consecutive images that are mixed with each other; the last group of a batch may be smaller. 1: no mixing."""
