@@ -60,7 +60,7 @@ def test_moments_of_dirichlet(alpha, size):
     torch.testing.assert_close(draws.mean(0), mean, atol=0.015 / size**0.5, rtol=0)
     variance = mean * (1 - mean) / (size * alpha + 1)
     torch.testing.assert_close(draws.var(0), variance, rtol=0.05, atol=0)
-    covariance = -mean[0] ** 2 / (size * alpha + 1)
+    covariance = -(mean[0] ** 2) / (size * alpha + 1)
     error = 4 * variance[0].item() / 40_000**0.5
     assert torch.cov(draws[:, :2].T)[0, 1] == pytest.approx(covariance.item(), abs=error)
     assert size > 3 or abs(covariance) > 5 * error
