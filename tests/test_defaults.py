@@ -42,8 +42,11 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "smoothmix": ({"per_sample": True, "label_swap": True},),
 }
 """Beside the defaults: the options that lead through other draws and other tensors."""
-FETCHES: Mapping[str, dict[str, Any]] = {"attentivemix": {"saliency": "feature"}}
-"""Mixers whose defaults name a teacher that timm would fetch, and what stands in their place."""
+FETCHES: Mapping[str, dict[str, Any]] = {
+    "attentivemix": {"saliency": "feature"},
+    "supermix": {"teacher": tiny_network({"stages"}, 5, (16, 16), 3)},
+}
+"""Mixers that need a teacher, or whose defaults name one that timm would fetch, and what stands in its place."""
 LABELS: Mapping[str, Any] = {"tokenmix": {"name": "tokenmix_labels", "saliency": "feature"}}
 """Label policies in place of those that a mixer suggests and that need a teacher of the task."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mixcore.errors import ConfigError, MixcoreError
@@ -42,7 +43,7 @@ def as_backbone(
 
     Class activation needs the mean over positions and a linear classifier. All other attributes are those of `module`.
     Copies, pickles, train and eval mode and DistributedDataParallel treat the result as any module; hooks on `module`
-    itself (not on the modules inside it) run in `forward` only.
+    itself (not on the modules inside it) run in `forward` only. torch.compile compiles what follows the features.
 
     Raises ConfigError for names that `module` lacks, for a module that came compiled, and where a forward does not pass
     from one to the other like this.
@@ -95,8 +96,10 @@ class Backbone(nn.Module):
         """What the network gives."""
         return self._network(images)
 
+    @torch.compiler.disable
     def forward_features(self, images: Tensor) -> Tensor:
         """The output of the module named `features`; the forward ends there."""
+        # not compiled: compiled modules do not hear a hook that comes later, and this one comes at every call
         tap = self.get_submodule(self._features).register_forward_hook(_leave)
         try:
             self._network(images)

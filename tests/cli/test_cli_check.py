@@ -76,9 +76,11 @@ def test_a_sound_plugin_and_its_report(stripes: None, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "stripes (fake-check 1.0), data set, on cpu"
     assert lines[1].split() == ["check", "result", "time", "what"]
-    assert all(re.search(r"  passed  \d+\.\d\d s  ", line) for line in lines[2:9])
+    rows = {line.split()[0]: line for line in lines[2:10]}
+    assert "  skipped  " in rows.pop("maps_fit_the_images"), "its training set has none"
+    assert all(re.search(r"  passed   \d+\.\d\d s  ", line) for line in rows.values())
     assert [line.split()[0] for line in lines[2:5]] == ["loads", "every_option_is_a_field", "options_round_trip"]
-    assert lines[9] == "7 passed"
+    assert lines[10] == "7 passed, 1 skipped"
 
 
 def test_only_the_checks_that_are_named_are_run(stripes: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +129,7 @@ def test_a_check_that_ends_its_process_is_a_row(stripes: None, capsys: pytest.Ca
     code, rows = report(capsys, "stripes", "--set", "dies=true")
     assert code == 1
     states = {name: row["state"] for name, row in rows.items()}
-    assert states == {**dict.fromkeys(states, "passed"), "epochs_repeat": "failed"}
+    assert states == {**dict.fromkeys(states, "passed"), "maps_fit_the_images": "skipped", "epochs_repeat": "failed"}
     assert rows["epochs_repeat"]["detail"] == "the process ended with status 7: out of luck"
 
 

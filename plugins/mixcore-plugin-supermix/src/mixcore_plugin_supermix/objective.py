@@ -44,8 +44,8 @@ def blur_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
     """
     length = math.floor(5 * sigma)
     if length == 0:
-        return torch.eye(side, device=device)
-    cell = torch.arange(side, device=device)
+        return torch.eye(side, dtype=torch.float32, device=device)
+    cell = torch.arange(side, dtype=torch.float32, device=device)
     tap = cell - cell[:, None] + (length - 1) // 2
     weight = (-((tap - (length - 1) / 2) ** 2) / (2 * sigma**2)).exp()
     total = sum(math.exp(-((i - (length - 1) / 2) ** 2) / (2 * sigma**2)) for i in range(length))
