@@ -586,6 +586,15 @@ def test_a_teacher_from_a_file(tmp_path):
     torch.testing.assert_close(mixer(images, labels).images, expected.images)
 
 
+def test_a_teacher_of_other_classes_makes_masks(known):
+    teacher, images, labels = known
+    of_the_task, _, _ = mixed(known)
+    mixer = mixcore.create_mixer("supermix", num_classes=9, teacher=copy.deepcopy(teacher), classes="own")
+    mix = mixer(images, labels, iteration=0)
+    assert torch.equal(mix.images, of_the_task.images)
+    assert mix.targets(labels).dense(9).shape == (24, 9)
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -594,6 +603,9 @@ def test_a_teacher_of_other_classes_is_refused(known):
         create_step(
             TinyConvNet(5), mix=SuperMix(teacher=TinyConvNet(9)), num_classes=5, iterations=10, image_size=(16, 16)
         )
+    own = {"teacher": TinyConvNet(9), "classes": "own", "target": "teacher_soft"}
+    with pytest.raises(OptionValueError, match=r"teacher_soft.* has 9 classes, the task 5; name a teacher"):
+        create_step(TinyConvNet(5), mix=SuperMix(**own), num_classes=5, iterations=10, image_size=(16, 16))
     teacher, images, labels = known
     unknown = nn.Sequential(copy.deepcopy(teacher), nn.Softmax(1))  # nothing says how many classes it has
     with pytest.raises(OptionValueError, match=r'teacher_hard.* has 4 classes, the task 5; .*target = "dirichlet"'):
@@ -621,6 +633,7 @@ def test_a_teacher_has_to_be_named():
         {"max_iter": 0},
         {"max_unfinished": 1.0},
         {"max_unfinished": -0.1},
+        {"classes": "all"},
         {"fallback": "none"},
         {"target": "teacher"},
         {"weights": ""},

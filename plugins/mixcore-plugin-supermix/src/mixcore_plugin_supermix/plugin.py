@@ -17,6 +17,7 @@ from mixcore.api import (
     Part,
     Probe,
     Task,
+    class_count,
     dirichlet,
     hookimpl,
     load_teacher,
@@ -45,9 +46,11 @@ class SuperMix:
     accepts = frozenset({"class", "soft"})
 
     teacher: str | nn.Module
-    """Any name that [backbone] takes, such as "resnet34"; in Python also a network. It has the task's classes."""
+    """Any name that [backbone] takes, such as "resnet34"; in Python also a network."""
     weights: str | None = attrs.field(default=None, validator=optional(min_len(1)))
     """File of its weights, or a checkpoint of a run; absent: those that timm publishes."""
+    classes: Literal["own", "task"] = attrs.field(default="task", validator=in_(("own", "task")))
+    """"task": weights of as many classes as the task has; "own": of any, for masks read the teacher's own classes."""
     k: int = attrs.field(default=2, validator=[ge(2), le(16)])
     """Images in a mix: each image and those that follow it in the batch."""
     alpha: float = attrs.field(default=3.0, validator=[gt(0), lt(math.inf)])
@@ -72,7 +75,7 @@ class SuperMix:
     @property
     def suggests(self) -> dict[str, str]:
         """Who reads the teacher's label."""
-        return {"labels": "supermix_labels"} if self.target.startswith("teacher") else {}
+        return {"labels": "supermix_labels"} if self._teaches else {}
 
     @property
     def contract(self) -> dict[str, bool]:
@@ -81,8 +84,12 @@ class SuperMix:
 
     @hookimpl
     def build_modules(self, task: Task) -> Mapping[str, Part]:
-        """The teacher."""
-        return {"teacher": load_teacher(self.teacher, task=task, weights=self.weights)}
+        """The teacher. OptionValueError where its labels are asked for, and are not the task's."""
+        part = load_teacher(self.teacher, task=task, weights=self.weights, classes=self.classes)
+        found = class_count(part.module)
+        if found is not None:
+            self._check_labels(found, task)
+        return {"teacher": part}
 
     @hookimpl
     def generate_mix(self, images: Tensor, probe: Probe, task: Task, rng: Generator) -> Mix:
@@ -120,14 +127,21 @@ class SuperMix:
 
     def _taught(self, found: Supermixed, task: Task) -> dict[str, Tensor]:
         """The teacher's labels, where `target` asks for them. OptionValueError where they are not the task's."""
-        if not self.target.startswith("teacher"):
+        if not self._teaches:
             return {}
-        if found.logits.shape[1] != task.num_classes:
-            raise OptionValueError(
-                f"supermix: target = {self.target!r} gives the teacher's labels, and it has {found.logits.shape[1]} "
-                f'classes, the task {task.num_classes}; name a teacher of this task, or set target = "dirichlet"'
-            )
+        self._check_labels(found.logits.shape[1], task)
         return {TAUGHT: found.logits.softmax(1) if self.target == "teacher_soft" else found.logits.argmax(1)}
+
+    def _check_labels(self, classes: int, task: Task) -> None:
+        if self._teaches and classes != task.num_classes:
+            raise OptionValueError(
+                f"supermix: target = {self.target!r} gives the teacher's labels, and it has {classes} classes, the "
+                f'task {task.num_classes}; name a teacher of this task, or set target = "dirichlet"'
+            )
+
+    @property
+    def _teaches(self) -> bool:
+        return self.target in ("teacher_soft", "teacher_hard")
 
     @hookimpl
     def scalars(self, mix: Mix) -> Mapping[str, Tensor]:
