@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_a_block_is_salient_from_the_soft_mean_on(temperature):
 def test_lower_temperatures_keep_a_subset_from_the_mean_down_to_the_largest():
     saliency = random_maps(50, 4)
     kept = [salient_blocks(saliency, t) for t in (1e3, 10.0, 1.0, 0.2, 0.05, 1e-4)]
-    for more, fewer in zip(kept, kept[1:], strict=False):
+    for more, fewer in itertools.pairwise(kept):
         assert (more | ~fewer).all()
     assert torch.equal(kept[0], saliency >= saliency.mean((1, 2), keepdim=True))
     assert torch.equal(kept[-1], saliency == 1)
