@@ -67,6 +67,11 @@ class Saliency:
     plugin: Any = attrs.field(default=None, hash=False)
     """The instance itself, where an instance was given."""
 
+    def __str__(self) -> str:
+        """In one line for people: the name, and the options that were given."""
+        given = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        return f"{self.name}({given})" if given else self.name
+
 
 def as_saliency(given: object) -> Saliency:
     """Converter for attrs: a name, a table {"name": ..., option: value}, or an instance of a plugin of role saliency.

@@ -213,3 +213,10 @@ def test_a_fault_inside_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path, CONFIG + 'saliency = { name = "teacher_feature", teacher = "resnet50", sise = 3 }')
     with pytest.raises(ConfigError, match=r'run.toml:8: mix.saliency.sise: unknown key.*did you mean "size"'):
         load_config(path)
+
+
+def test_a_saliency_is_told_in_one_line() -> None:
+    assert str(Saliency("feature")) == "feature"
+    told = str(as_saliency({"name": "teacher_feature", "teacher": "resnet50", "size": 64}))
+    assert told == "teacher_feature(teacher='resnet50', size=64)"
+    assert str(as_saliency(Brightness())) == "brightness"
