@@ -7,7 +7,6 @@ import itertools
 import math
 from pathlib import Path
 
-import attrs
 import pytest
 import torch
 from mixcore_plugin_saliencygrafting import (
@@ -23,9 +22,10 @@ from mixcore_plugin_saliencygrafting import (
     usual_blocks,
 )
 
-from mixcore.api import ConfigError, Mix, OptionValueError, hookimpl
+from mixcore.api import ConfigError, Mix, OptionValueError
 from mixcore.mixers import create_mixer, create_step
 from mixcore.testing import MixerContract, PluginContract, SaliencyContract, TinyConvNet, Tripwire, run_example
+from mixcore.testing.fakes import Bands
 
 
 class TestContract(MixerContract):
@@ -369,29 +369,12 @@ def test_mixer_and_labels_share_one_look():
     assert seen == [False, True], "by the mixer, in eval mode, then the forward of the mix"
 
 
-@attrs.define(eq=False, kw_only=True)
-class Thirds:
-    """Three vertical strips of three images."""
-
-    role = "mix"
-    provides = frozenset({"mask"})
-
-    @hookimpl
-    def generate_mix(self, images):
-        count, width = images.shape[0], images.shape[-1]
-        strip = torch.arange(width) * 3 // width
-        masks = torch.stack([(strip == s).float() for s in range(2)])[None, :, None].expand(count, 2, 1, width)
-        sources = torch.stack([torch.arange(count).roll(s) for s in range(3)], 1)
-        mixed = sum(images[sources[:, s]] * (strip == s) for s in range(3))
-        return Mix(images=mixed, sources=sources, weights=torch.full((count, 3), 1 / 3), masks=masks)
-
-
 MIXERS = [
     "cutmix",
     {"name": "cutmix", "per_sample": True, "group_size": 2},
     {"name": "puzzlemix", "max_log2_blocks": 3},
     {"name": "saliencygrafting", "saliency": "input_grad", "n": 8},
-    Thirds(),
+    Bands(),
 ]
 
 
@@ -409,7 +392,7 @@ def test_masks_of_any_mixer(mix):
     loss.backward()
 
 
-@pytest.mark.parametrize("mix", ["saliencygrafting", "cutmix", Thirds()], ids=str)
+@pytest.mark.parametrize("mix", ["saliencygrafting", "cutmix", Bands()], ids=str)
 def test_nothing_is_read_on_the_host(mix):
     images, labels = batch()
     step = step_of(mix=mix, labels="saliencygrafting_labels", loss="bce")

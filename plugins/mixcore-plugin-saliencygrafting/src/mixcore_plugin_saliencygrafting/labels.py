@@ -28,8 +28,9 @@ def importance(saliency: Tensor, masks: Tensor, norm: float = 2.0) -> Tensor:
     """
     parts = saliency**norm
     seen = masks.float() ** norm
-    if masks.shape[-2:] != saliency.shape[-2:]:
-        seen = F.adaptive_avg_pool2d(seen, (saliency.shape[-2], saliency.shape[-1]))
+    rows, columns = saliency.shape[-2:]
+    if masks.shape[-2:] != (rows, columns):
+        seen = F.adaptive_avg_pool2d(seen, (rows, columns))
     shares = (parts * seen).sum((2, 3)) / parts.sum((2, 3))
     return shares.clamp(0, 1) ** (1 / norm)
 
