@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -27,6 +28,7 @@ from mixcore_plugin_puzzlemix.relaxed import turn
 import mixcore
 from mixcore.api import OptionValueError, block_shares, transport_blocks
 from mixcore.errors import ConfigError
+from mixcore.evidence import probe
 from mixcore.testing import MixerContract, TinyConvNet
 
 SALIENT = torch.tensor([[[0.7, 0.1], [0.1, 0.1]], [[0.1, 0.1], [0.1, 0.7]]])
@@ -243,6 +245,7 @@ def test_the_iteration_is_compiled_where_the_run_is(monkeypatch, compiles):
 
     monkeypatch.setattr(torch, "compile", compile_by_name)
     monkeypatch.setattr(torch.compiler, "disable", lambda hook: hook)
+    monkeypatch.setattr(probe, "_compiled", functools.cache(probe._compiled.__wrapped__))  # not what others compiled
     images, labels = batch(size=32)
     mix = {"name": "puzzlemix", "saliency": "fine_grained"}
     step = mixcore.create_step(network(), mix=mix, num_classes=5, iterations=9, image_size=(32, 32), compile=compiles)
