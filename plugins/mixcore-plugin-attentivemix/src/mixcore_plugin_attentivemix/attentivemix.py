@@ -23,8 +23,8 @@ from mixcore.api import (
     cells_to_pixels,
     draw_partners,
     hookimpl,
+    select_pixels,
     send,
-    take_rows,
     unmixed,
 )
 
@@ -51,11 +51,9 @@ def attentivemix(images: Tensor, partner: Tensor, cells: Tensor) -> Mix:
     """
     height, width = images.shape[-2:]
     kept = cells_to_pixels(cells[:, None], height, width)
-    mixed = take_rows(images, partner)
-    torch.where(kept, images, mixed, out=mixed)
     even = height % cells.shape[1] == 0 and width % cells.shape[2] == 0
     masks = (cells[:, None] if even else kept).float()
-    return Mix.pair(mixed, partner, masks.mean((1, 2, 3)), masks)
+    return Mix.pair(select_pixels(images, partner, ~kept), partner, masks.mean((1, 2, 3)), masks)
 
 
 @attrs.define(eq=False, kw_only=True)

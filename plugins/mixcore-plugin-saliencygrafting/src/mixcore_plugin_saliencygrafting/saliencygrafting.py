@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import attrs
-import torch
 from attrs.validators import ge, gt, le, lt, optional
 from torch import Generator, Tensor
 
@@ -22,11 +21,12 @@ from mixcore.api import (
     Task,
     as_saliency,
     beta,
+    cells_to_pixels,
     draw_partners,
     happens,
     hookimpl,
+    select_pixels,
     send,
-    take_rows,
     uniforms,
     unmixed,
 )
@@ -41,14 +41,9 @@ def saliencygrafting(images: Tensor, partner: Tensor, grafts: Tensor) -> Mix:
     `images` [N,C,H,W], `partner` int64 [N] and `grafts` bool [N,n,n] on their device, n a divisor of H and W. The mask
     is n x n, the label weight its mean.
     """
-    count, _, height, width = images.shape
-    blocks = grafts.shape[-1]
-    kept = grafts.logical_not()
-    blown_up = kept[:, :, None, :, None].expand(count, blocks, height // blocks, blocks, width // blocks)
-    mixed = take_rows(images, partner)
-    torch.where(blown_up.reshape(count, 1, height, width), images, mixed, out=mixed)
-    mask = kept.float()
-    return Mix.pair(mixed, partner, mask.mean((1, 2)), mask[:, None])
+    theirs = cells_to_pixels(grafts[:, None], *images.shape[-2:])
+    mask = grafts.logical_not().float()
+    return Mix.pair(select_pixels(images, partner, theirs), partner, mask.mean((1, 2)), mask[:, None])
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import attrs
-import torch
 from attrs.validators import ge, gt, in_, le, lt, optional
 from torch import Generator, Tensor
 
@@ -20,8 +19,8 @@ from mixcore.api import (
     draw_partners,
     happens,
     hookimpl,
+    select_pixels,
     send,
-    take_rows,
     uniforms,
     unmixed,
 )
@@ -46,9 +45,8 @@ def tokenmix(images: Tensor, partner: Tensor, cells: Tensor) -> Mix:
         own = cells_to_pixels(own, height, width)
     lam = own.double().mean().item()
     own = send(own, images.device)
-    mixed = take_rows(images, partner)
-    torch.where(cells_to_pixels(own, height, width), images, mixed, out=mixed)
-    return Mix.pair(mixed, partner, lam, own.float().expand(count, 1, *own.shape))
+    theirs = cells_to_pixels(~own, height, width)[None, None]
+    return Mix.pair(select_pixels(images, partner, theirs), partner, lam, own.float().expand(count, 1, *own.shape))
 
 
 def _share_or_beta(_: object, attribute: attrs.Attribute[Any], value: float | str) -> None:
