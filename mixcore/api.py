@@ -48,7 +48,7 @@ from mixcore.ops.combine import (
     unmixed,
 )
 from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
-from mixcore.ops.features import blend_features, blended_at, permute_features
+from mixcore.ops.features import blend_features, blended_at, mixed_at, permute_features
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares
@@ -130,6 +130,7 @@ __all__ = [
     "load_teacher",
     "merge_classes",
     "mismatches",
+    "mixed_at",
     "paste_box",
     "paste_boxes",
     "pasted",

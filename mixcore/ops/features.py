@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mixcore.ops.combine import blended, take_rows
 from mixcore.ops.draws import send
 from mixcore.types import Mix, Stage
 
-__all__ = ["blend_features", "blended_at", "permute_features"]
+__all__ = ["blend_features", "blended_at", "mixed_at", "permute_features"]
 
 
 class _Blend(torch.autograd.Function):
@@ -72,10 +73,17 @@ def blended_at(stage: Stage | None, images: Tensor, order: Tensor, lam: float, o
     `order` int64 [N] is a permutation on the CPU, the partner of each row; `lam` in [0,1] is the image's own weight.
     The mask is lam itself, at 1x1. `overwrite` writes into `images`, where they are what is blended.
     """
-    partner = send(order, images.device)
     if stage is None:
-        return blended(images, partner, lam, overwrite=overwrite)
+        return blended(images, send(order, images.device), lam, overwrite=overwrite)
+    return mixed_at(stage, images, order, lam, functools.partial(blend_features, lam=lam))
+
+
+def mixed_at(stage: Stage, images: Tensor, order: Tensor, lam: float, mix: Callable[..., Tensor]) -> Mix:
+    """The mix of the map at `stage` by `mix(features, partner=, inverse=)`, labels weighted by `lam`.
+
+    `order` and the mask as in `blended_at`; `partner` and `inverse` int64 [N] on the device of the images.
+    """
+    partner, inverse = send(order, images.device), send(order.argsort(), images.device)
     mask = torch.full((1, 1, 1, 1), lam, dtype=torch.float32, device=images.device).expand(len(order), 1, 1, 1)
-    inverse = send(order.argsort(), images.device)
-    transform = functools.partial(blend_features, partner=partner, inverse=inverse, lam=lam)
+    transform = functools.partial(mix, partner=partner, inverse=inverse)
     return Mix.pair(images, partner, lam, mask, stage=stage, transform=transform)

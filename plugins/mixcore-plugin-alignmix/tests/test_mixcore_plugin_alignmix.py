@@ -229,7 +229,8 @@ def test_branches_and_directions_are_even():
         _, report = step(images, labels, iteration=iteration)
         stages.append(report.mix.stage)
         if report.mix.stage is not None:
-            cells = dict(zip(report.mix.transform.__code__.co_freevars, report.mix.transform.__closure__, strict=True))
+            aligned = report.mix.transform.func
+            cells = dict(zip(aligned.__code__.co_freevars, aligned.__closure__, strict=True))
             ways.append(cells["to_own"].cell_contents)
     assert set(stages) == {None, "features"}
     assert abs(len(ways) - 200) < 40, "four standard deviations"

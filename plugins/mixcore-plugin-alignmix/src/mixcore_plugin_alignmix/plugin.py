@@ -21,8 +21,8 @@ from mixcore.api import (
     early_stages,
     happens,
     hookimpl,
+    mixed_at,
     permute_features,
-    send,
     unmixed,
 )
 from mixcore_plugin_alignmix.align import align, transport
@@ -81,9 +81,7 @@ class AlignMix:
         order = draw_partners("permutation", images.shape[0], rng)
         if stage != FEATURES:
             return blended_at(stage, images, order, lam, overwrite=step.may_overwrite)
-        plain = blended_at(stage, images, order, lam)
-        inverse, to_own = send(order.argsort(), images.device), happens(0.5, rng)
-        return attrs.evolve(plain, transform=self._aligned(probe.model, plain.partner, inverse, lam, to_own=to_own))
+        return mixed_at(stage, images, order, lam, self._aligned(probe.model, lam, to_own=happens(0.5, rng)))
 
     def _draw_stage(self, step: Step) -> int | str | None:
         """The same on all processes and in all groups; None for the input."""
@@ -95,13 +93,11 @@ class AlignMix:
         index = torch.randint(len(self.layers), (), generator=rng, device="cpu")
         return self.layers[int(index)] or None
 
-    def _aligned(
-        self, model: nn.Module, partner: Tensor, inverse: Tensor, lam: float, *, to_own: bool
-    ) -> Callable[[Tensor], Tensor]:
+    def _aligned(self, model: nn.Module, lam: float, *, to_own: bool) -> Callable[..., Tensor]:
         """From features as the network gives them to the mixed ones, in the same layout and dtype."""
         layout = Layout.of(model)
 
-        def aligned(features: Tensor) -> Tensor:
+        def aligned(features: Tensor, partner: Tensor, inverse: Tensor) -> Tensor:
             others = permute_features(features, partner, inverse)
             own, other = layout.vectors(features), layout.vectors(others)
             mixed = align(own, other, self._plan(own, other), lam, to_own=to_own)
