@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mixcore.data.checks import check_image, check_label, check_sample_maps, has_maps
+from mixcore.data.checks import check_image, check_label, check_sample_maps, has_maps, layout
 from mixcore.data.foreign import exit_words, length_of
 from mixcore.data.randomness import seed_generators
 from mixcore.errors import DataError, UnreadableSampleError
@@ -82,7 +82,7 @@ class KeyedSamples(Dataset[Any]):
                 "plugin's transforms must bring all images to one size"
             )
         for name in self.maps:
-            layouts = {f"{one.maps[name].dtype} {list(one.maps[name].shape)}".replace("torch.", "") for one in read}
+            layouts = {layout(one.maps[name]) for one in read}
             if len(layouts) > 1:
                 fetched.refused.append(f"the maps {name!r} of one batch are {', '.join(sorted(layouts))}; expected one")
         if read and not fetched.refused:

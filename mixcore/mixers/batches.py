@@ -8,9 +8,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mixcore.data.checks import layout
 from mixcore.errors import DataError
 from mixcore.mixers.companions import Companions
-from mixcore.mixers.tensors import layout, together
+from mixcore.mixers.tensors import together
 from mixcore.types import LabelKind, Task
 
 __all__ = ["StepBatches", "check_images", "check_labels", "kind_of", "task_of"]

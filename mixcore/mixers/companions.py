@@ -8,9 +8,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from mixcore.data.checks import layout
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import ConfigError, DataError
-from mixcore.mixers.tensors import layout, together
+from mixcore.mixers.tensors import together
 
 __all__ = ["Companions", "companions_of"]
 

@@ -1,16 +1,10 @@
-"""What messages of a foreign loop say of tensors."""
+"""Whether tensors of a foreign loop lie together."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-__all__ = ["layout", "together"]
-
-
-def layout(tensor: Tensor) -> str:
-    """Its dtype and shape, such as `float32 [4, 3, 32, 32]`."""
-    return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
+__all__ = ["together"]
 
 
 def together(one: torch.device, other: torch.device) -> bool:
