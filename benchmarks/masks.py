@@ -15,20 +15,15 @@ import argparse
 import math
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import attrs
 import numpy as np
 import torch
+from mixup_cutmix import SHAPES, Side, milliseconds, ours
 from torch import Tensor
 from torch.nn import functional as F
 
-import mixcore
-
-SHAPES = {"cifar": (100, 32, 100), "imagenet": (32, 224, 1000)}
-"""Batch, image side, classes."""
-Side = Callable[[Tensor, Tensor], object]
 Peer = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
@@ -109,6 +104,34 @@ def plain_saliencymix(images: Tensor, labels: Tensor, classes: int) -> tuple[Ten
     return mixed, dense(labels, order, lam, classes)
 
 
+def plain_smoothmix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One bump: coordinates of twice the image's size, rolled to its place, the middle cut out, then the exponent."""
+    size = images.shape[-1]
+    order = torch.randperm(images.shape[0], device=images.device)
+    down, right = (int(np.random.randint(-size // 2, size // 2)) for _ in range(2))
+    sigma = float((np.random.rand() / 4 + 0.25) * size)
+    line = torch.arange(2 * size, dtype=torch.float32, device=images.device)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).roll((down, right), (0, 1))
+    grid = grid[size // 2 : size // 2 + size, size // 2 : size // 2 + size]
+    bump = torch.exp(-((grid - (2 * size - 1) / 2) ** 2).sum(-1) / (2 * sigma**2))
+    mixed = images * (1 - bump) + images[order] * bump
+    return mixed, dense(labels, order, 1 - float(bump.sum()) / size**2, classes)
+
+
+def plain_resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """One box clipped by the image, the whole batch resized to it and pasted into a copy."""
+    height, width = images.shape[-2:]
+    order = torch.randperm(images.shape[0], device=images.device)
+    scale = float(np.random.uniform(0.1, 0.8))
+    centre, half = (np.random.randint(height), np.random.randint(width)), (int(height * scale), int(width * scale))
+    top, bottom = (int(np.clip(centre[0] + sign * (half[0] // 2), 0, height)) for sign in (-1, 1))
+    left, right = (int(np.clip(centre[1] + sign * (half[1] // 2), 0, width)) for sign in (-1, 1))
+    resized = F.interpolate(images, (bottom - top, right - left), mode="nearest")
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = resized[order]
+    return mixed, dense(labels, order, 1 - (bottom - top) * (right - left) / (height * width), classes)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -124,33 +147,24 @@ SAMPLE = {"per batch": {}, "per sample": {"per_sample": True}}
 METHODS = {
     "fmix": Method(plain_fmix, SAMPLE),
     "gridmix": Method(plain_gridmix, SAMPLE),
+    "resizemix": Method(
+        plain_resizemix,
+        {
+            "per batch": {"box": "clip", "per_sample_pos": False},
+            "own places": {},
+            "per sample": {"per_sample": True},
+        },
+    ),
     "saliencymix": Method(plain_saliencymix, {"per batch": {"per_sample_box": False}, "per sample": {}}),
+    "smoothmix": Method(plain_smoothmix, SAMPLE),
 }
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
-def ours(name: str, classes: int, options: dict[str, object]) -> Side:
-    """mixcore's mixer, ending in dense targets."""
-    mixer = mixcore.create_mixer(name, num_classes=classes, **options)
-    return lambda images, labels: mixer(images, labels).targets(labels).dense(classes)
-
-
 def theirs(peer: Peer, classes: int) -> Side:
     return lambda images, labels: peer(images, labels, classes)
-
-
-def milliseconds(side: Side, images: Tensor, labels: Tensor) -> float:
-    """Time of one call, the device's work included."""
-    clock = time.thread_time if torch.get_num_threads() == 1 and not images.is_cuda else time.perf_counter
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    start = clock()
-    side(images, labels)
-    if images.is_cuda:
-        torch.cuda.synchronize()
-    return 1000 * (clock() - start)
 
 
 def compare(first: Side, second: Side, images: Tensor, labels: Tensor, pairs: int) -> tuple[float, float, float]:
@@ -173,7 +187,11 @@ def lines(names: list[str], shape: str, device: torch.device, pairs: int) -> Ite
     for name in names:
         for mode, options in METHODS[name].modes.items():
             own, other, ratio = compare(
-                ours(name, classes, options), theirs(METHODS[name].peer, classes), images, labels, pairs
+                ours(name, classes, overwrite=False, **options),
+                theirs(METHODS[name].peer, classes),
+                images,
+                labels,
+                pairs,
             )
             yield f"{shape:9} {name:12} {mode:11} mixcore {own:8.3f} ms   peers {other:8.3f} ms   ratio {ratio:5.2f}"
 
