@@ -32,7 +32,9 @@ from mixcore.ops.boxes import (
     boxes_around,
     boxes_inside,
     boxes_lam,
+    boxes_mask,
     boxes_of_sides,
+    lines_within,
 )
 from mixcore.ops.classes import merge_classes
 from mixcore.ops.combine import (
@@ -111,6 +113,7 @@ __all__ = [
     "boxes_around",
     "boxes_inside",
     "boxes_lam",
+    "boxes_mask",
     "boxes_of_sides",
     "capabilities",
     "cells_to_pixels",
@@ -127,6 +130,7 @@ __all__ = [
     "head_width",
     "hookimpl",
     "is_channels_last",
+    "lines_within",
     "load_teacher",
     "merge_classes",
     "mismatches",

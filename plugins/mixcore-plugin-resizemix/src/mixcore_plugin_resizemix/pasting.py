@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import Box, Mix, box_lam, box_mask, boxes_inside, boxes_lam, send, take_rows
+from mixcore.api import Box, Mix, box_lam, box_mask, boxes_inside, boxes_lam, boxes_mask, lines_within, send, take_rows
 
 __all__ = [
     "Interpolation",
@@ -80,7 +80,7 @@ def resizemix_one_size(
     mixed = pixels.scatter_(2, places, patches.flatten(2)).unflatten(2, (height, width))
     boxes = torch.stack((top, top + size[0], left, left + size[1]), 1)
     lam = 1 - size[0] * size[1] / (height * width)
-    return Mix.pair(mixed, partner, lam, _masks(boxes, height, width))
+    return Mix.pair(mixed, partner, lam, boxes_mask(boxes, height, width))
 
 
 def resizemix_boxes(
@@ -98,20 +98,7 @@ def resizemix_boxes(
     else:
         rows = send(_rows_of(boxes, height), images.device)
         mixed = _paste_nearest(images, partner, rows, _columns_of(there, width), overwrite)
-    return Mix.pair(mixed, partner, boxes_lam(there, height, width), _masks(there, height, width))
-
-
-def _masks(boxes: Tensor, height: int, width: int) -> Tensor:
-    """0 inside each box [N,4] and 1 outside: [N,1,H,W] float32, as a product of lines, which is fast."""
-    rows = _within(boxes[:, 0], boxes[:, 1], height).float()
-    columns = _within(boxes[:, 2], boxes[:, 3], width).float()
-    return 1 - rows[:, None, :, None] * columns[:, None, None, :]
-
-
-def _within(start: Tensor, end: Tensor, size: int) -> Tensor:
-    """Which of `size` rows (or columns) lie in each box: bool [N,size]."""
-    places = torch.arange(size, device=start.device)
-    return (places >= start[:, None]) & (places < end[:, None])
+    return Mix.pair(mixed, partner, boxes_lam(there, height, width), boxes_mask(there, height, width))
 
 
 def _rows_of(boxes: Tensor, height: int) -> Tensor:
@@ -132,7 +119,7 @@ def _columns_of(boxes: Tensor, width: int) -> Tensor:
     columns = torch.arange(width, device=boxes.device)
     # clamped because a box without columns has no length; where its columns were is not used
     theirs = (columns - left) * width // (right - left).clamp(min=1) + width
-    return torch.where(_within(boxes[:, 2], boxes[:, 3], width), theirs, columns)
+    return torch.where(lines_within(boxes[:, 2:], width), theirs, columns)
 
 
 def _paste_nearest(images: Tensor, partner: Tensor, rows: Tensor, columns: Tensor, overwrite: bool) -> Tensor:
