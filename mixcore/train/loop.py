@@ -128,7 +128,7 @@ class Loop:
 
     def _note(self, epoch: int, iteration: int, report: Report, logging: bool) -> None:
         """Keep the iteration's numbers; read them at once where nothing has to be waited for."""
-        more: dict[str, Tensor | float] = {}
+        more: dict[str, Tensor | float] = {f"train/{name}": value for name, value in report.accuracies.items()}
         if len(report.losses) > 1:
             more.update({f"train/loss/{name}": value for name, value in report.losses.items()})
         more.update(report.scalars)
