@@ -108,7 +108,6 @@ def test_show_of_an_unknown_name(shape: None, capsys: pytest.CaptureFixture[str]
     assert 'did you mean "shape"?' in capsys.readouterr().err
 
 
-@pytest.mark.slow  # a process for each of all installed plugins, twice
 def test_check_tries_each_in_its_own_process(
     install: Callable[..., None],
     shape: None,
