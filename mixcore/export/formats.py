@@ -28,7 +28,7 @@ OPSET = 18
 ANY_BATCH = ({0: torch.export.Dim("batch")},)
 """The number of images may change, their size not."""
 OWN_FACTS = frozenset(
-    "input_size fixed_input_size mean std num_classes first_conv classifier pool_size custom_load".split()
+    ("input_size", "fixed_input_size", "mean", "std", "num_classes", "first_conv", "classifier", "custom_load")
 )
 """Of what timm's configuration says of weights, that which holds for these: its license, source and crops do not."""
 SAFETENSORS_TO = "export the tensors alone with --to safetensors"
@@ -66,7 +66,7 @@ def write_timm(exported: Exported, folder: Path) -> str:
 
 
 def _own_facts(file: Path) -> dict[str, Any]:
-    """Take what holds for timm's published weights alone out of the configuration `file`; gives the model's arguments."""
+    """Take what holds for published weights alone out of timm's configuration `file`; gives the model's arguments."""
     config = json.loads(file.read_text())
     config["pretrained_cfg"] = {key: value for key, value in config["pretrained_cfg"].items() if key in OWN_FACTS}
     file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -84,11 +84,10 @@ def _logits(run: LoadedRun, network: nn.Module, head: nn.Module | None, images: 
 def _replace_classifier(network: nn.Module, head: nn.Module, predictor: str) -> None:
     own = getattr(network, "get_classifier", lambda: None)()
     names = [name for name, module in network.named_modules() if module is own]
-    if not (
-        names and isinstance(own, nn.Linear) and isinstance(head, nn.Linear) and own.weight.shape == head.weight.shape
-    ):
+    linear = isinstance(own, nn.Linear) and isinstance(head, nn.Linear)
+    if not (names and linear and own.weight.shape == head.weight.shape):
         raise ConfigError(
-            f"predictor {predictor!r} has a head of its own ({type(head).__name__}), which does not fit in the place of "
-            f"the network's classifier ({type(own).__name__}); export another with --predictor"
+            f"predictor {predictor!r} has a head of its own ({head}), which does not fit in the place of the network's "
+            f"classifier ({own}); export another with --predictor"
         )
     network.set_submodule(names[0], head.eval())
