@@ -84,8 +84,8 @@ def _logits(run: LoadedRun, network: nn.Module, head: nn.Module | None, images: 
 def _replace_classifier(network: nn.Module, head: nn.Module, predictor: str) -> None:
     own = getattr(network, "get_classifier", lambda: None)()
     names = [name for name, module in network.named_modules() if module is own]
-    linear = isinstance(own, nn.Linear) and isinstance(head, nn.Linear)
-    if not (names and linear and own.weight.shape == head.weight.shape):
+    shapes = [module.weight.shape for module in (own, head) if isinstance(module, nn.Linear)]
+    if not names or len(shapes) < 2 or shapes[0] != shapes[1]:
         raise ConfigError(
             f"predictor {predictor!r} has a head of its own ({head}), which does not fit in the place of the network's "
             f"classifier ({own}); export another with --predictor"

@@ -46,10 +46,12 @@ def draw_tradeoff(figure: Figure, table: Table) -> None:
     most = max(row[3] for row in table.rows)
     for name, hours, value, memory, _ in table.rows:
         axes.scatter(hours, value, s=LARGEST_MARKER * memory / most, alpha=0.5)
-        axes.annotate(f"{name}\n{memory:.1f} GiB", (hours, value), ha="center", va="center", fontsize=9)
+        radius = math.sqrt(LARGEST_MARKER * memory / most / math.pi)
+        text, place = f"{name} ({memory:.1f} GiB)", (0, -radius - 4)
+        axes.annotate(text, (hours, value), place, textcoords="offset points", ha="center", va="top", fontsize=9)
     axes.margins(0.15)
     axes.set_xlabel("hours of training and evaluation")
-    axes.set_ylabel("accuracy, % (mean over seeds)")
+    axes.set_ylabel("value of the runs by their protocol, mean over seeds")
 
 
 def radar(runs: Sequence[PlottedRun]) -> Table:
@@ -89,6 +91,7 @@ def draw_radar(figure: Figure, table: Table) -> None:
         axes.plot([*angles, angles[0]], [*along, along[0]], marker="o", label=method)
         axes.fill([*angles, angles[0]], [*along, along[0]], alpha=0.08)
     axes.set_xticks(angles, [f"{name}\n{min(ends[name]):.2f} to {max(ends[name]):.2f} %" for name in sets])
+    axes.tick_params(axis="x", pad=28)
     axes.set_yticks([])
     axes.set_ylim(0, 1.05)
     axes.legend(loc="upper left", bbox_to_anchor=(1.1, 1), frameon=False)

@@ -55,7 +55,7 @@ def read_run_for_plots(folder: Path) -> PlottedRun:
 
 
 def settings_of(runs: Iterable[PlottedRun]) -> list[Setting]:
-    """The finished ones, those of one experiment together, in their order. RunFolderError names one that has not ended."""
+    """Runs of one experiment together, in their order. RunFolderError names one that has not ended."""
     found: dict[str, list[PlottedRun]] = {}
     for run in runs:
         if run.summary is None:
