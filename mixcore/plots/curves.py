@@ -38,10 +38,12 @@ def curves(runs: Sequence[PlottedRun], keys: Sequence[str] = ()) -> Table:
 
 def draw_curves(figure: Figure, table: Table) -> None:
     """Against the epoch, with a marker at each."""
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.add_subplot()
     for name, rows in table.groups():
         axes.plot([row["epoch"] for row in rows], [row["value"] for row in rows], marker="o", markersize=3, label=name)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(", ".join(dict.fromkeys(row[-1] for row in table.rows)))
     axes.legend(frameon=False)
