@@ -5,7 +5,7 @@ Letters: N batch, C channels, H W image, h w a feature map, D features, K classe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -56,8 +56,8 @@ class Stage(nn.Module):
 class MogaNet(nn.Module):
     """MogaNet of four stages with these widths and depths; the defaults are Tiny.
 
-    `stem_stride` is that of both convolutions of the stem: 2, or 1 for small images. Drop path grows from 0 in the first
-    block to `drop_path_rate` in the last. `gate_fp32` and `double_act` are those of the blocks' gates.
+    `stem_stride` is that of both convolutions of the stem: 2, or 1 for small images. Drop path grows from 0 in the
+    first block to `drop_path_rate` in the last. `gate_fp32` and `double_act` are those of the blocks' gates.
 
     Speaks timm's language: forward_features [N,D,h,w], forward_head, get_classifier, reset_classifier, num_features,
     feature_info (the four stages), no_weight_decay, set_grad_checkpointing. Weights are PyTorch's own until
@@ -77,7 +77,7 @@ class MogaNet(nn.Module):
         double_act: bool = False,
     ) -> None:
         super().__init__()
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        rates: Iterator[Any] = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         embeds = [_stem(in_chans, widths[0], stem_stride), *(_embed(*pair) for pair in pairwise(widths))]
         self.stages = nn.Sequential(
             *(

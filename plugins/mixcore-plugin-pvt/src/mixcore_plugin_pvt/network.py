@@ -5,22 +5,24 @@ Letters: N batch, C channels, H W image, T patch tokens of the last stage, D fea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from operator import mul
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from mixcore_plugin_pvt.stage import EPS, Stage
+from mixcore_plugin_pvt.stage import EPS, Level, Stage
 
 __all__ = ["SMALLEST", "PyramidVisionTransformer"]
 
-PATCHES = (4, 2, 2, 2)
-WIDTHS = (64, 128, 320, 512)
-HEADS = (1, 2, 5, 8)
-REDUCTIONS = (8, 4, 2, 1)
-MLP_RATIOS = (8, 8, 4, 4)
+LEVELS = (
+    Level(patch=4, width=64, heads=1, reduction=8, mlp_ratio=8),
+    Level(patch=2, width=128, heads=2, reduction=4, mlp_ratio=8),
+    Level(patch=2, width=320, heads=5, reduction=2, mlp_ratio=4),
+    Level(patch=2, width=512, heads=8, reduction=1, mlp_ratio=4),
+)
 SMALLEST = 32
 """Pixels that an image must have each way: the first stage attends to patches of 8x8 tokens, 4 pixels each."""
 
@@ -49,31 +51,26 @@ class PyramidVisionTransformer(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        rates = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
-        reductions = list(accumulate(PATCHES, lambda before, patch: before * patch))
+        rates: Iterator[Any] = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
+        reductions = list(accumulate((level.patch for level in LEVELS), mul))
+        inputs = (in_chans, *(level.width for level in LEVELS))
         self.stages = nn.ModuleList(
             Stage(
-                inputs,
-                width,
-                patch=patch,
-                grid=(img_size[0] // reduction, img_size[1] // reduction),
-                heads=heads,
-                reduction=attended,
-                mlp_ratio=ratio,
-                drop_paths=[next(rates) for _ in range(depth)],
-                class_token=width == WIDTHS[-1],
+                inputs[number],
+                level,
+                grid=(img_size[0] // reductions[number], img_size[1] // reductions[number]),
+                drop_paths=[next(rates) for _ in range(depths[number])],
+                class_token=number == len(LEVELS) - 1,
             )
-            for inputs, width, patch, reduction, heads, attended, ratio, depth in zip(
-                (in_chans, *WIDTHS[:-1]), WIDTHS, PATCHES, reductions, HEADS, REDUCTIONS, MLP_RATIOS, depths, strict=True
-            )
+            for number, level in enumerate(LEVELS)
         )
         self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = WIDTHS[-1]
+        self.num_features = self.head_hidden_size = LEVELS[-1].width
         self.norm = nn.LayerNorm(self.num_features, eps=EPS)
         self.head = nn.Linear(self.num_features, num_classes)
         self.feature_info: Sequence[dict[str, Any]] = [
-            {"num_chs": width, "reduction": reduction, "module": f"stages.{number}"}
-            for number, (width, reduction) in enumerate(zip(WIDTHS, reductions, strict=True))
+            {"num_chs": level.width, "reduction": reductions[number], "module": f"stages.{number}"}
+            for number, level in enumerate(LEVELS)
         ]
 
     def initialise(self) -> None:

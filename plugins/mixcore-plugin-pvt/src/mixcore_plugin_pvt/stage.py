@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import torch
 from timm.layers import DropPath, Mlp
 from timm.models import checkpoint
@@ -15,10 +16,23 @@ from torch.nn import functional as F
 
 from mixcore_plugin_pvt.attention import SpatialReductionAttention
 
-__all__ = ["Stage", "resized_positions"]
+__all__ = ["EPS", "Level", "Stage", "resized_positions"]
 
 EPS = 1e-6
 """Of every LayerNorm but the one inside the attention."""
+
+
+@attrs.frozen
+class Level:
+    """What sets one stage apart from the others."""
+
+    patch: int
+    """Side of a patch, in pixels of the map before."""
+    width: int
+    heads: int
+    reduction: int
+    """How much smaller the map is that tokens attend to."""
+    mlp_ratio: int
 
 
 def resized_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -37,12 +51,12 @@ def resized_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, i
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), each branch dropped with probability `drop_path` per image."""
 
-    def __init__(self, width: int, heads: int, reduction: int, mlp_ratio: int, drop_path: float) -> None:
+    def __init__(self, level: Level, drop_path: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = SpatialReductionAttention(width, heads, reduction)
-        self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, mlp_ratio * width)
+        self.norm1 = nn.LayerNorm(level.width, eps=EPS)
+        self.attn = SpatialReductionAttention(level.width, level.heads, level.reduction)
+        self.norm2 = nn.LayerNorm(level.width, eps=EPS)
+        self.mlp = Mlp(level.width, level.mlp_ratio * level.width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -61,23 +75,19 @@ class Stage(nn.Module):
     def __init__(
         self,
         inputs: int,
-        width: int,
+        level: Level,
         *,
-        patch: int,
         grid: tuple[int, int],
-        heads: int,
-        reduction: int,
-        mlp_ratio: int,
         drop_paths: Sequence[float],
         class_token: bool,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.proj = nn.Conv2d(inputs, width, patch, patch)
-        self.norm = nn.LayerNorm(width, eps=EPS)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, int(class_token) + grid[0] * grid[1], width))
-        self.blocks = nn.ModuleList(Block(width, heads, reduction, mlp_ratio, rate) for rate in drop_paths)
+        self.proj = nn.Conv2d(inputs, level.width, level.patch, level.patch)
+        self.norm = nn.LayerNorm(level.width, eps=EPS)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, level.width)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, int(class_token) + grid[0] * grid[1], level.width))
+        self.blocks = nn.ModuleList(Block(level, rate) for rate in drop_paths)
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
