@@ -55,7 +55,7 @@ def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: S
             "add images or remove the folder"
         )
     if irregular and on_corrupt == "refuse":
-        raise DataError(irregular_files(folder, irregular))
+        raise DataError(irregular_files(folder, irregular, f"in {folder.absolute()}"))
     if left:
         logger.warning(
             "links to folders are not followed where they lead to other classes: %s in %s",

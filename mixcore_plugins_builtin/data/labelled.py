@@ -53,13 +53,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-def irregular_files(folder: Path, files: Sequence[tuple[str, str]]) -> str:
+def irregular_files(folder: Path, files: Sequence[tuple[str, str]], where: str) -> str:
     """What is said of files below `folder` that cannot be read, each with the reason."""
     lines = [f"{(folder / path).absolute()}: {what}" for path, what in files[:NAMED]]
     more = [f"and {len(files) - NAMED} more"] if len(files) > NAMED else []
     return "\n  ".join(
         (
-            f"{len(files)} image{'' if len(files) == 1 else 's'} in {folder.absolute()} cannot be read; replace or "
+            f"{len(files)} image{'' if len(files) == 1 else 's'} {where} cannot be read; replace or "
             'remove, or set data.on_corrupt = "skip" to go on without:',
             *lines,
             *more,
