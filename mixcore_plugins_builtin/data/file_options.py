@@ -29,7 +29,7 @@ from mixcore_plugins_builtin.data.options import (
     probability,
 )
 
-__all__ = ["MOST_RESIZED", "FileOptions"]
+__all__ = ["FileOptions"]
 
 CHANNELS = 3
 MOST_REPEATS = 1000
@@ -86,8 +86,8 @@ class FileOptions:
     """Height and width of training images in pixels, at most 8192."""
     test_size: int | None = attrs.field(default=None, validator=optional(between(1, MOST_SIDE)))
     """Height and width of validation images in pixels; as `size` where not given."""
-    resize: int | None = attrs.field(default=None, validator=optional(between(1, MOST_RESIZED)))
-    """Pixels that the short side of a training image is brought to before its crop; absent: cropped as it is."""
+    resize: int = attrs.field(default=0, validator=between(0, MOST_RESIZED))
+    """Pixels that the short side of a training image is brought to before its crop; 0: cropped as it is."""
     scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=_shares)
     """Share of the image's area that the random crop takes, from and to, in (0,1]."""
     ratio: tuple[float, float] = attrs.field(default=(3 / 4, 4 / 3), validator=_increasing)
@@ -118,7 +118,7 @@ class FileOptions:
         maps = scan_map_folders(self.map_folders, train, self.on_corrupt)
         training = TrainingTransform(
             size=self.size,
-            resize=self.resize,
+            resize=self.resize or None,
             scale=self.scale,
             ratio=self.ratio,
             interpolation=self.interpolation,

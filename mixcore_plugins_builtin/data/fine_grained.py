@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import attrs
-from attrs.validators import optional
 
-from mixcore_plugins_builtin.data.file_options import MOST_RESIZED
 from mixcore_plugins_builtin.data.folder_transforms import Interpolation
-from mixcore_plugins_builtin.data.options import between
 from mixcore_plugins_builtin.data.published import PublishedSet
 
 __all__ = ["FineGrained"]
@@ -17,8 +14,8 @@ __all__ = ["FineGrained"]
 class FineGrained(PublishedSet):
     """Crops that keep most of an object whose class is told by its details."""
 
-    resize: int | None = attrs.field(default=256, validator=optional(between(1, MOST_RESIZED)))
-    """Pixels that the short side of a training image is brought to before its crop; absent: cropped as it is."""
+    resize: int = attrs.field(default=256, validator=attrs.fields(PublishedSet).resize.validator)
+    """Pixels that the short side of a training image is brought to before its crop; 0: cropped as it is."""
     scale: tuple[float, float] = attrs.field(default=(0.5, 1.0), validator=attrs.fields(PublishedSet).scale.validator)
     """Share of the image's area that the random crop takes, from and to, in (0,1]."""
     interpolation: Interpolation = attrs.field(
