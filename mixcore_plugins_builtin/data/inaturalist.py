@@ -46,15 +46,16 @@ def _samples(path: Path) -> Iterator[tuple[str, int]]:
         files = {image["id"]: image["file_name"] for image in content["images"]}
         annotated = [(one["image_id"], one["category_id"]) for one in content["annotations"]]
         _check_types(files, annotated)
+        if len(files) < len(content["images"]):
+            raise ValueError("two images have one id")
+        differing = sorted({image for image, _ in annotated} ^ files.keys(), key=str)
     except OSError as error:
         raise DataError(f"{path.absolute()} cannot be read ({error.strerror or error})") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path.absolute()} is no annotation of images ({error!r}); expected JSON with {SHAPE}"
         ) from error
-    images = {image for image, _ in annotated}
-    if images != files.keys():
-        differing = sorted(images ^ files.keys(), key=str)
+    if differing:
         raise DataError(
             f"{path.absolute()} has images without an annotation, or annotations without an image: {some(differing)}; "
             "expected an annotation for each image"
