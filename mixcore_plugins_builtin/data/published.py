@@ -76,8 +76,8 @@ class PublishedSet(ListOptions, ABC):
         return self.file_data(train, validation)
 
     def need(self, path: Path) -> Path:
-        """The path, where there is something. Raises DataError that says what is expected and where it is had."""
-        if not os.path.exists(path):
+        """The path of a file or folder that is there. DataError says what is expected and where it is had."""
+        if not (os.path.isfile(path) or os.path.isdir(path)):
             raise DataError(
                 f"{self.release.title} is missing or incomplete: {found(path)}; expected {self.release.layout}, in "
                 f"data.root or its folder {self.release.folder}; it is had as {self.release.source}; set data.root to "

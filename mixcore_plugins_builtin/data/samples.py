@@ -61,12 +61,20 @@ def files_of_samples(
 def _inside(given: str, folder: Path, source: Path) -> str:
     """The path without `.` and `..`. Raises DataError for one that leaves the folder."""
     path = posixpath.normpath(given)
-    if posixpath.isabs(path) or path in (".", "..") or path.startswith("../") or "\0" in path:
+    if posixpath.isabs(path) or path in (".", "..") or path.startswith("../") or not _is_name(path):
         raise DataError(
             f"{source.absolute()} names {given!r}, which does not lie in {folder.absolute()}; paths are relative to "
             "that folder and stay in it"
         )
     return path
+
+
+def _is_name(path: str) -> bool:
+    """Whether the system can have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _contiguous(labels: NDArray[np.int64], source: Path) -> int:
@@ -92,13 +100,13 @@ def _below(labels: NDArray[np.int64], num_classes: int, source: Path) -> int:
 
 
 def _refuse_irregular(folder: Path, paths: Sequence[str], source: Path) -> None:
-    wrong = [(path, what) for path in paths if (what := _what_is_wrong(folder / path))]
+    wrong = [(path, what) for path in paths if (what := _what_is_wrong(os.path.join(folder, path)))]
     if wrong:
         raise DataError(irregular_files(folder, wrong, f"that {source.absolute()} names"))
 
 
-def _what_is_wrong(path: Path) -> str:
+def _what_is_wrong(path: str) -> str:
     try:
-        return irregular(path.stat().st_mode)
+        return irregular(os.stat(path).st_mode)
     except OSError as error:
         return error.strerror or str(error)

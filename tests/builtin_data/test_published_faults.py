@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import shutil
 from urllib.error import URLError
@@ -277,6 +278,19 @@ def test_an_image_of_two_categories(make_layout, fault, tmp_path):
     content["annotations"].append({"image_id": 500, "category_id": 0})
     file.write_text(json.dumps(content))
     assert "the labels 2 and 0" in fault(copy) or "the labels 0 and 2" in fault(copy)
+
+
+def test_a_name_that_no_file_can_have(make_layout, fault, tmp_path):
+    copy = make_layout("inat2018")
+    edit(tmp_path / "inat2018/train2018.json", "corax 2/500.jpg", "corax 2/\\ud800.jpg")
+    assert "which does not lie in" in fault(copy)
+
+
+def test_a_pipe_in_place_of_annotations_is_not_waited_for(make_layout, fault, tmp_path):
+    copy = make_layout("inat2018")
+    (tmp_path / "inat2018/train2018.json").unlink()
+    os.mkfifo(tmp_path / "inat2018/train2018.json")
+    assert "iNaturalist 2018 is missing or incomplete" in fault(copy)
 
 
 def test_a_map_folder_by_the_paths_of_the_images(make_layout, fault, tmp_path):
