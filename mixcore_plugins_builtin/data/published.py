@@ -71,6 +71,11 @@ class PublishedSet(ListOptions, ABC):
         )
         if train.classes and validation.classes:
             check_same_classes(train, validation)
+        elif validation.num_classes > train.num_classes:
+            raise DataError(
+                f"{self.release.title} in {found(root)} has {train.num_classes} classes in training and "
+                f"{validation.num_classes} in validation; both need the same"
+            )
         if self.check_counts:
             self._check_counts(train, validation)
         return self.file_data(train, validation)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixcore.api import DataError
 from mixcore_plugins_builtin.data.decode import irregular
 from mixcore_plugins_builtin.data.labelled import LabelledFiles, irregular_files, some
-from mixcore_plugins_builtin.data.options import OnCorrupt, found
+from mixcore_plugins_builtin.data.options import OnCorrupt
 
 __all__ = ["files_of_samples"]
 
@@ -48,10 +48,6 @@ def files_of_samples(
         raise DataError(f"{source.absolute()} names no image of this split")
     array = np.array(labels, dtype=np.int64)
     counted = _contiguous(array, source) if num_classes is None else _below(array, num_classes, source)
-    if not os.path.isdir(folder):
-        raise DataError(
-            f"no folder at {found(folder)}; expected the images that {source.absolute()} names, such as {paths[0]}"
-        )
     if on_corrupt == "refuse":
         _refuse_irregular(folder, paths, source)
     files = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)

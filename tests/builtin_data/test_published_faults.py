@@ -77,6 +77,10 @@ REMOVED = [
     ("aircraft", "fgvc-aircraft-2013b/data/images_variant_trainval.txt"),
     ("aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt"),
     ("aircraft in parts", "fgvc-aircraft-2013b/data/images_variant_val.txt"),
+    ("cub", "CUB_200_2011/images"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images"),
+    ("cars", "stanford_cars/cars_test"),
+    ("places", "images256"),
     ("cars", "stanford_cars/cars_test_annos_withlabels.mat"),
     ("cars in folders", "test"),
     ("inat2017", "inat2017/val2017.json"),
@@ -127,6 +131,13 @@ def test_tiny_imagenet_by_a_training_list_takes_its_classes_from_wnids(make_layo
     assert len(data.train) == 9
 
 
+def test_tiny_imagenet_by_its_folders_needs_no_wnids(make_layout, tmp_path):
+    copy = make_layout("tiny as unpacked")
+    (tmp_path / "tiny-imagenet-200/wnids.txt").unlink()
+    data = load(find("tiny_imagenet", installed()))(root=str(tmp_path), check_counts=False).build_data()
+    assert [data.validation.label(i) for i in range(4)] == list(copy.validation.values())
+
+
 def test_half_re_arranged_tiny_imagenet(make_layout, fault, tmp_path):
     """A folder `images` that was left behind empty is no class."""
     copy = make_layout("tiny re-arranged")
@@ -147,6 +158,13 @@ def test_class_folders_that_differ(make_layout, fault, tmp_path):
     (tmp_path / "imagenet/val/n02").rename(tmp_path / "imagenet/val/n03")
     assert "only in" in fault(copy)
     assert "'n03'" in fault(copy)
+
+
+def test_a_training_list_of_fewer_classes_than_there_are_folders(make_layout, fault, tmp_path):
+    copy = make_layout("imagenet")
+    (tmp_path / "part.txt").write_text("n01440764/n01440764_0.JPEG 0\n")
+    message = fault(copy, train_list="part.txt")
+    assert "has 1 classes in training and 3 in validation; both need the same" in message
 
 
 CUB_FAULTS = [
