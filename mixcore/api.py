@@ -32,9 +32,11 @@ from mixcore.ops.boxes import (
     boxes_around,
     boxes_inside,
     boxes_lam,
+    boxes_lines,
     boxes_mask,
     boxes_of_sides,
-    lines_within,
+    crossings,
+    crossings_mask,
 )
 from mixcore.ops.classes import merge_classes
 from mixcore.ops.combine import (
@@ -113,6 +115,7 @@ __all__ = [
     "boxes_around",
     "boxes_inside",
     "boxes_lam",
+    "boxes_lines",
     "boxes_mask",
     "boxes_of_sides",
     "capabilities",
@@ -120,6 +123,8 @@ __all__ = [
     "class_count",
     "combine_blocks",
     "crop_flip",
+    "crossings",
+    "crossings_mask",
     "dirichlet",
     "draw_partners",
     "early_stages",
@@ -130,7 +135,6 @@ __all__ = [
     "head_width",
     "hookimpl",
     "is_channels_last",
-    "lines_within",
     "load_teacher",
     "merge_classes",
     "mismatches",

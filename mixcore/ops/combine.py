@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixcore.ops.bits import keep_where_
-from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_inside, boxes_mask
+from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_lines, crossings, crossings_mask
 from mixcore.types import Mix
 
 __all__ = [
@@ -84,8 +84,8 @@ def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor
     All on the device of the images, in one select: for boxes that come from the batch, accelerators and small images.
     Boxes [1,4] are one box for all, and there is one mask [1,1,H,W].
     """
-    size = images.shape[-2:]
-    return select_pixels(images, partner, boxes_inside(boxes, *size)), boxes_mask(boxes, *size)
+    lines = boxes_lines(boxes, *images.shape[-2:])
+    return select_pixels(images, partner, crossings(*lines)), crossings_mask(*lines)
 
 
 def slice_boxes(

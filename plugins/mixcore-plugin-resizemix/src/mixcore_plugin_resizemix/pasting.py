@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import Box, Mix, box_lam, box_mask, boxes_inside, boxes_lam, boxes_mask, lines_within, send, take_rows
+from mixcore.api import Box, Mix, box_lam, box_mask, boxes_inside, boxes_lam, boxes_mask, send, take_rows
 
 __all__ = [
     "Interpolation",
@@ -119,7 +119,7 @@ def _columns_of(boxes: Tensor, width: int) -> Tensor:
     columns = torch.arange(width, device=boxes.device)
     # clamped because a box without columns has no length; where its columns were is not used
     theirs = (columns - left) * width // (right - left).clamp(min=1) + width
-    return torch.where(lines_within(boxes[:, 2:], width), theirs, columns)
+    return torch.where((columns >= left) & (columns < right), theirs, columns)
 
 
 def _paste_nearest(images: Tensor, partner: Tensor, rows: Tensor, columns: Tensor, overwrite: bool) -> Tensor:
