@@ -48,6 +48,8 @@ from mixcore.ops.combine import (
     select_boxes,
     select_pixels,
     slice_boxes,
+    slice_patches,
+    slices_win,
     take_rows,
     unmixed,
 )
@@ -155,6 +157,8 @@ __all__ = [
     "send",
     "settle",
     "slice_boxes",
+    "slice_patches",
+    "slices_win",
     "spectral_residual",
     "stage_shape",
     "take_rows",
