@@ -22,7 +22,8 @@ from mixcore_plugins_builtin.data.folder_transforms import (
     evaluation_transform,
     rand_augment_words,
 )
-from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
+from mixcore_plugins_builtin.data.folders import scan_splits
+from mixcore_plugins_builtin.data.labelled import LabelledFiles
 from mixcore_plugins_builtin.data.options import (
     CIFAR_MEAN,
     CIFAR_STD,
@@ -98,7 +99,7 @@ class _Cifar(ResidentOptions):
 
     def _from_folders(self, root: Path) -> Data:
         train, test = scan_splits(root, "train", "test", self.on_corrupt)
-        counts = len(train.classes), len(train), len(test)
+        counts = train.num_classes, len(train), len(test)
         expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
         if counts != expected:
             raise DataError(
@@ -109,7 +110,7 @@ class _Cifar(ResidentOptions):
         decoded = self._decoded(train, "the training set"), self._decoded(test, "the test set")
         return self._data(*decoded, train.classes)
 
-    def _data(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], names: Sequence[str]) -> Data:
+    def _data(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], names: Sequence[str] | None) -> Data:
         """Of pairs of images and labels: on the device where tensor code augments them, else for workers."""
         resident = self.resident_data(train, test, self.num_classes, names)
         resized = self.size is not None or self.scale is not None
@@ -139,7 +140,7 @@ class _Cifar(ResidentOptions):
         scale = self.scale or ANY_SHARE
         return TrainingTransform(size=size, scale=scale, ratio=ANY_RATIO, interpolation="bicubic", **further)
 
-    def _decoded(self, split: ClassFolders, where: str) -> tuple[Tensor, Tensor]:
+    def _decoded(self, split: LabelledFiles, where: str) -> tuple[Tensor, Tensor]:
         paths = (split.path(index) for index in range(len(split)))
         images, kept = decode_all(((str(path), path) for path in paths), where, self.on_corrupt)
         return images, torch.from_numpy(split.labels)[kept]
