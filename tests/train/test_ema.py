@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli
 import torch
 from torch import nn
 
 from mixcore.errors import ConfigError
-from mixcore.run.resolve import load_config
+from mixcore.run.resolve import determining, digest_of, load_config
 from mixcore.train.ema import Ema, linear_decay
 
 
@@ -99,6 +100,17 @@ def test_names_and_booleans_of_a_warmup_are_one(toy_config: Path) -> None:
     for wrong in (["train.ema_warmup=linear"], ["train.ema_warmup_epochs=2"]):
         with pytest.raises(ConfigError, match="a linear warm-up needs a number of epochs, and no other takes one"):
             load_config(toy_config, wrong)
+
+
+def test_a_configuration_of_before_these_keys_is_the_same_run(toy_config: Path) -> None:
+    loaded = load_config(toy_config, ["train.ema_decay=0.9"])
+    old = tomli.loads(loaded.text)
+    assert old["train"]["ema_warmup"] is False
+    for key in ("ema_warmup_epochs", "ema_buffers", "precise_bn"):
+        del old["train"][key]
+    assert digest_of(determining(old, loaded.places)) == loaded.digest
+    for override in ("train.ema_buffers=false", "train.precise_bn=8"):
+        assert load_config(toy_config, ["train.ema_decay=0.9", override]).digest != loaded.digest
 
 
 def test_a_run_updates_the_average_once_per_optimizer_step(toy_run: Callable[..., Path]) -> None:
