@@ -1,7 +1,7 @@
 """Published numbers, read from the benchmark packages of installed distributions; nothing heavy is imported.
 
-A package of the entry-point group `mixcore.benchmarks` may hold a claims.toml: tables of documents, each with its claims,
-the conflicts among them, and the data set of each benchmark. The head of the builtin one explains every key.
+A package of the entry-point group `mixcore.benchmarks` may hold a claims.toml: tables of documents, each with its
+claims, the conflicts among them, and the data set of each benchmark. The head of the builtin one explains every key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import attrs
 import tomli
-from attrs.validators import deep_iterable, ge, gt, in_, instance_of, min_len, optional
+from attrs.validators import and_, deep_iterable, ge, in_, instance_of, min_len, optional
 
 from mixcore.entry_points import Entry, broken, entries_in
 from mixcore.errors import BrokenPluginError, ConfigError
@@ -25,12 +25,13 @@ __all__ = ["FILTERS", "GROUP", "Claim", "Claims", "load_claims"]
 GROUP = "mixcore.benchmarks"
 FILTERS = ("dataset", "benchmark", "backbone", "method")
 """Fields of a claim by which claims are selected."""
-_TEXT = [instance_of(str), min_len(1)]
-_NUMBER = instance_of((int, float))
+_TEXT: Any = and_(instance_of(str), min_len(1))
+_NUMBER: Any = instance_of((int, float))
+_COUNT: Any = and_(instance_of(int), ge(1))
 
 
-def _alpha(_instance: object, _attribute: object, value: object) -> None:
-    check = deep_iterable(_NUMBER, instance_of(list)) if isinstance(value, list) else _NUMBER
+def _alpha(_instance: Any, _attribute: Any, value: Any) -> None:
+    check: Any = deep_iterable(_NUMBER) if isinstance(value, list) else _NUMBER
     check(_instance, _attribute, value)
 
 
@@ -61,7 +62,7 @@ class Claim:
     """Whether the epochs do not stand beside the number."""
     metric: str = "top1"
     metric_as_given: str | None = attrs.field(default=None, validator=optional(_TEXT))
-    trials: int | None = attrs.field(default=None, validator=optional([instance_of(int), ge(1)]))
+    trials: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Runs that the number is a mean of, where the document says so."""
     alpha: float | Sequence[float] | None = attrs.field(default=None, validator=optional(_alpha))
     """Beta(alpha, alpha) as printed; of a pair that takes turns, one for each."""
@@ -73,9 +74,9 @@ class Claim:
     """By the method's official code; or a preprint that the benchmark's authors implemented."""
     over_predictors: bool = False
     """Whether the number is the largest over all predictors of the run."""
-    training: int | None = attrs.field(default=None, validator=optional([instance_of(int), gt(0)]))
+    training: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Images of the training set, where that is certain."""
-    validation: int | None = attrs.field(default=None, validator=optional([instance_of(int), gt(0)]))
+    validation: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Images of the validation set, where that is certain."""
     note: str | None = attrs.field(default=None, validator=optional(_TEXT))
     """What to know before a comparison."""
@@ -115,8 +116,9 @@ class Claims:
         for field, value in wanted.items():
             names = {name for claim in self.all for name in _names(claim, field)}
             if _plain(value) not in map(_plain, names):
-                listed = ", ".join(sorted({getattr(claim, field) for claim in self.all}))
-                raise ConfigError(f"no claim has the {field} {value!r}{suggestion(value, names)}; there are: {listed}")
+                keys = sorted({getattr(claim, field) for claim in self.all})
+                hint = suggestion(value, keys) or "."
+                raise ConfigError(f"no claim has the {field} {cut(value)!r}{hint} There are: {', '.join(keys)}")
         return [
             claim
             for claim in self.all
