@@ -16,13 +16,13 @@ import attrs
 import tomli
 from attrs.validators import and_, deep_iterable, ge, in_, instance_of, min_len, optional
 
-from mixcore.entry_points import Entry, broken, entries_in
+from mixcore.entry_points import Entry, broken, entries_in, load_object
 from mixcore.errors import BrokenPluginError, ConfigError
+from mixcore.ledger.benchmarks import GROUP
 from mixcore.words import cut, suggestion
 
-__all__ = ["FILTERS", "GROUP", "Claim", "Claims", "load_claims"]
+__all__ = ["FILTERS", "Claim", "Claims", "load_claims"]
 
-GROUP = "mixcore.benchmarks"
 FILTERS = ("dataset", "benchmark", "backbone", "method")
 """Fields of a claim by which claims are selected."""
 _TEXT: Any = and_(instance_of(str), min_len(1))
@@ -154,7 +154,7 @@ def load_claims() -> Claims:
 def _read(entry: Entry) -> tuple[list[Claim], list[tuple[str, ...]]]:
     """Claims and conflicts of one package; none where it holds no claims.toml."""
     try:
-        path = files(entry.value) / "claims.toml"
+        path = files(load_object(entry)) / "claims.toml"
         if not path.is_file():
             return [], []
         tree = tomli.loads(path.read_text("utf-8"))

@@ -44,6 +44,17 @@ class Standing:
     remarks: tuple[str, ...] = ()
     """What else the runs differ in from the published setting."""
 
+    @property
+    def said(self) -> str:
+        """Mean, deviation, difference and what there is to add, in a line; empty where nothing was tried."""
+        if self.mean is None or self.difference is None:
+            return ""
+        spread = "" if self.deviation is None else f" +- {self.deviation:.2f}"
+        seeds = [f"{len(self.seeds)} seeds"] if len(self.seeds) >= SEEDS else []
+        return (
+            f"{self.mean:.2f}{spread} ({'; '.join((f'{self.difference:+.2f}', *seeds, *self.lacking, *self.remarks))})"
+        )
+
 
 def standing(claim: Claim, fitting: Sequence[tuple[Evidence, Fit]]) -> Standing:
     """Where `claim` stands by the rows that are of its experiment.
