@@ -47,9 +47,8 @@ def command(claim_id: str | None, status: str | None, evidence: Path, as_json: b
 
     filters = {key: value for key, value in wanted.items() if value is not None}
     if claim_id is not None and (filters or status):
-        raise click.UsageError(
-            f"{claim_id} is one claim; leave out {', '.join(f'--{key}' for key in filters) or '--status'}"
-        )
+        options = ", ".join(f"--{key}" for key in (*filters, *(["status"] if status else [])))
+        raise click.UsageError(f"{claim_id} is one claim; leave out {options}")
     claims = load_claims()
     chosen = claims.select(filters) if claim_id is None else [claims.find(claim_id)]
     rows, faults = read_evidence(evidence)

@@ -21,5 +21,7 @@ evidence_option = click.option(
 
 def tell(faults: Iterable[str]) -> bool:
     """Say on stderr what was refused; whether there was anything."""
-    told = [click.echo(f"mixcore: {fault}", err=True) for fault in faults]
+    told = [f"mixcore: {fault}" for fault in faults]
+    if told:
+        click.echo("\n".join(told), err=True)
     return bool(told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mixcore.ledger.claims import Claim
 from mixcore.ledger.status import Standing, Status
@@ -21,7 +21,7 @@ _COLORS: dict[Status, str] = {
     "lower": "#b2182b",
     "partial": "#8a8a8a",
 }
-_SETTINGS = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
+_SETTINGS: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False}
 
 
 def picture_advice() -> str:
@@ -48,13 +48,11 @@ def draw(tried: Sequence[tuple[Claim, Standing]]) -> bytes:
 
 
 def _line(axes: Axes, place: int, claim: Claim, standing: Standing) -> None:
-    color = _COLORS[standing.status]
+    color, mean = _COLORS[standing.status], cast("float", standing.mean)  # it was tried
     if standing.tolerance is not None:
         around: Any = [claim.value - standing.tolerance, claim.value + standing.tolerance]
         axes.plot(around, [place, place], color="#dddddd", linewidth=7, solid_capstyle="butt", zorder=1)
-    axes.errorbar(
-        standing.mean, place, xerr=standing.deviation, fmt="o", color=color, capsize=2.5, markersize=5, zorder=3
-    )
+    axes.errorbar(mean, place, xerr=standing.deviation, fmt="o", color=color, capsize=2.5, markersize=5, zorder=3)
     axes.plot(claim.value, place, marker="D", color="black", markerfacecolor="white", markersize=5, zorder=2)
 
 

@@ -17,20 +17,8 @@ from mixcore.ledger.status import STATUSES, Standing
 
 __all__ = ["write_report"]
 
-_COLUMNS = (
-    "claim",
-    "method",
-    "claimed",
-    "mean",
-    "deviation",
-    "difference",
-    "tolerance",
-    "n",
-    "status",
-    "remarks",
-    "protocol",
-    "source",
-)
+_NUMBERS = ("claimed", "mean", "deviation", "difference", "tolerance", "n")
+_COLUMNS = ("claim", "method", *_NUMBERS, "status", "remarks", "protocol", "source")
 
 
 def write_report(folder: Path, claims: Claims, compared: Comparison, faults: Sequence[str]) -> tuple[list[Path], str]:
@@ -54,8 +42,12 @@ def write_report(folder: Path, claims: Claims, compared: Comparison, faults: Seq
     if tried and not advice:
         contents["report.png"] = draw(tried)
     for name, content in contents.items():
-        replace_file(folder / name, lambda file, content=content: file.write(content))
+        _write(folder / name, content)
     return [folder / name for name in contents], advice if tried else ""
+
+
+def _write(path: Path, content: bytes) -> None:
+    replace_file(path, lambda file: file.write(content))
 
 
 def _csv(claims: Claims, compared: Comparison) -> str:
@@ -92,20 +84,15 @@ def _markdown(
 def _legend() -> list[str]:
     return [
         "Top-1 accuracy in percent. *Difference* is the mean over the seeds minus the claim; *deviation* is over the",
-        "seeds. Verified: at least three seeds of all epochs, and their mean within two standard errors plus 0.3 points",
-        "of the claim (*tolerance*).",
+        "seeds. Verified: at least three seeds of all epochs, and their mean within two standard errors plus 0.3",
+        "points of the claim (*tolerance*).",
     ]
 
 
 def _table(tried: Sequence[tuple[Claim, Standing]]) -> Iterator[str]:
     heads = _COLUMNS[:-1]
     yield _row(heads)
-    yield _row(
-        [
-            "---:" if head in ("claimed", "mean", "deviation", "difference", "tolerance", "n") else "---"
-            for head in heads
-        ]
-    )
+    yield _row(["---:" if head in _NUMBERS else "---" for head in heads])
     for claim, standing in tried:
         yield _row(_cells(claim, standing)[:-1])
 
