@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from attrs.validators import deep_mapping, ge, in_, instance_of, matches_re, opt
 from mixcore.errors import MixcoreError
 from mixcore.files import replace_file
 from mixcore.run.resolve import digest_of
+from mixcore.words import LONGEST, cut
 
 __all__ = ["Evidence", "EvidenceError", "path_of", "read_evidence", "read_row", "write_row"]
 
@@ -132,13 +133,19 @@ def read_row(path: Path) -> Evidence:
     lacking = [name for name, field in fields.items() if name not in content and field.default is attrs.NOTHING]
     strange = [name for name in content if name not in fields]
     if lacking or strange:
-        told = [*(["it lacks " + ", ".join(lacking)] if lacking else [])]
-        told += ["it has the unknown " + ", ".join(map(str, strange))] if strange else []
+        told = [
+            f"{what} {_few(names)}" for what, names in (("it lacks", lacking), ("it has the unknown", strange)) if names
+        ]
         raise EvidenceError(f"{path} is no evidence: {'; '.join(told)}")
     try:
         return Evidence(**content)
     except (TypeError, ValueError) as error:
         raise EvidenceError(f"{path} is no evidence: {error.args[0] if error.args else error}") from error
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return cut(", ".join(names[:most]), 2 * LONGEST) + more
 
 
 def read_evidence(folder: Path) -> tuple[list[tuple[Path, Evidence]], list[str]]:

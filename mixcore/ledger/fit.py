@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 
+from mixcore.config.layers import Layer
+from mixcore.errors import MixcoreError
 from mixcore.ledger.claims import Claim
 from mixcore.ledger.evidence import Evidence
 from mixcore.run.folder import ABSENT, Difference, differences
-from mixcore.run.resolve import Loaded, determining
+from mixcore.run.resolve import Loaded, determining, load_layers
 
 __all__ = ["Fit", "fit"]
 
@@ -38,8 +42,7 @@ class Fit:
 def fit(row: Evidence, claim: Claim, wanted: Loaded) -> Fit:
     """Compare `row` with the experiment of `claim`, which is `wanted` as it is configured today."""
     epochs = wanted.config.schedule.epochs
-    own = determining(wanted.resolved, wanted.places | {("seed",)})
-    found = [] if row.experiment_digest == wanted.experiment else differences(row.configuration, own)
+    found = [] if row.experiment_digest == wanted.experiment else _differences(row, wanted)
     may = [difference for difference in found if difference.key in _NUMERICS or difference.key == _READER]
     reader_differs = any(difference.key == _READER for difference in found)
     refused = [
@@ -51,6 +54,16 @@ def fit(row: Evidence, claim: Claim, wanted: Loaded) -> Fit:
     ]
     refused += _another_protocol(row, claim, wanted) + _another_size(row, claim)
     return Fit(epochs=epochs, refused=tuple(refused), remarks=tuple(map(_remark, may)))
+
+
+def _differences(row: Evidence, wanted: Loaded) -> list[Difference]:
+    """What differs when both are read today: an option that came after the run has its default in both."""
+    own = determining(wanted.resolved, wanted.places | {("seed",)})
+    try:
+        read = load_layers([Layer(row.configuration, {}, "evidence"), Layer({}, {}, "--set")], Path("evidence"))
+    except MixcoreError:  # an option that is gone, a plugin that is not installed
+        return differences(row.configuration, own)
+    return differences(determining(read.resolved, read.places | {("seed",)}), own)
 
 
 def _is_of_one_reader(difference: Difference) -> bool:

@@ -12,10 +12,10 @@ from mixcore.config.faults import Fault, raise_faults
 from mixcore.config.faults import Path as KeyPath
 from mixcore.config.layers import Layer, overrides_layer
 from mixcore.config.run_dir import default_dir
-from mixcore.ledger.benchmarks import experiment
 from mixcore.ledger.claims import Claim
+from mixcore.ledger.named import find_configuration
 from mixcore.run.folder import RunFolder, differences
-from mixcore.run.resolve import Loaded, load_layers
+from mixcore.run.resolve import Loaded
 
 __all__ = ["Trial", "command_of", "load_experiment", "trials"]
 
@@ -41,7 +41,7 @@ class Trial:
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> Loaded:
     """The experiment of this name with `overrides` (`key.path=value`) on top, checked. Raises as `load_config` does."""
-    return load_layers([*experiment(name).layers, _layer(overrides, name)], name, name)
+    return find_configuration(name, overrides).load()
 
 
 def trials(claim: Claim, seeds: int, epochs_scale: float = 1.0, overrides: Sequence[str] = ()) -> list[Trial]:
@@ -96,9 +96,9 @@ def _anywhere(places: Collection[KeyPath]) -> set[KeyPath]:
     return {*places, *(tuple(part for part in path if not isinstance(part, int)) for path in places)}
 
 
-def _layer(overrides: Sequence[str], source: str = "--set") -> Layer:
+def _layer(overrides: Sequence[str]) -> Layer:
     faults: list[Fault] = []
     layer = overrides_layer(overrides, faults)
     if faults:
-        raise_faults(faults, source)
+        raise_faults(faults, "--set")
     return layer

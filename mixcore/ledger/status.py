@@ -36,7 +36,7 @@ class Standing:
     difference: float | None = None
     """The mean minus the claim."""
     tolerance: float | None = None
-    """How far the mean may be from the claim; None for one seed."""
+    """How far the mean may be from the claim; None where it is partial."""
     predictors: Mapping[str, float] = {}
     """Mean of every predictor, by name."""
     lacking: tuple[str, ...] = ()
@@ -69,23 +69,26 @@ def standing(claim: Claim, fitting: Sequence[tuple[Evidence, Fit]]) -> Standing:
     counted = [(row, fit) for row, fit in fitting if row.epochs == epochs]
     by_seed = {seed: [_value(row, claim) for row, _ in counted if row.seed == seed] for seed in _seeds(counted)}
     means = [statistics.fmean(values) for values in by_seed.values()]
-    several = len(means) > 1
-    mean, deviation = statistics.fmean(means), statistics.pstdev(means) if several else None
-    # the deviation over n values, divided by the root of n - 1, is the standard error of their mean
-    tolerance = None if deviation is None else ERRORS * deviation / math.sqrt(len(means) - 1) + MARGIN
+    mean = statistics.fmean(means)
     lacking = [f"{epochs} of {wanted} epochs"] if epochs < wanted else []
     lacking += [f"{len(means)} of {SEEDS} seeds"] if len(means) < SEEDS else []
+    tolerance = None if lacking else ERRORS * _standard_error(means) + MARGIN
     return Standing(
-        status="partial" if lacking or tolerance is None else _judge(mean - claim.value, tolerance),
+        status="partial" if tolerance is None else _judge(mean - claim.value, tolerance),
         seeds=tuple(by_seed),
         mean=mean,
-        deviation=deviation,
+        deviation=statistics.pstdev(means) if len(means) > 1 else None,
         difference=mean - claim.value,
         tolerance=tolerance,
         predictors=_by_predictor([row for row, _ in counted]),
         lacking=tuple(lacking),
         remarks=tuple(dict.fromkeys(remark for _, fit in counted for remark in fit.remarks)),
     )
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """Of the mean of two values and more."""
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _value(row: Evidence, claim: Claim) -> float:

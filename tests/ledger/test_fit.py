@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mixcore.ledger.claims import Claim
 from mixcore.ledger.evidence import Evidence
 from mixcore.ledger.fit import fit
-from mixcore.run.resolve import Loaded
+from mixcore.run.resolve import Loaded, digest_of
 
 Rows = Callable[..., Evidence]
 Experiments = Callable[..., Loaded]
@@ -64,6 +65,24 @@ def test_another_reader_of_the_same_data_fits(make_row: Rows, experiment: Experi
     assert fit(row, claim, wanted).refused == ()
     cropped = make_row(*reader, "data.crop_padding=2")
     assert fit(cropped, claim, wanted).refused == ("data.crop_padding is 2 there and 4 now",)
+
+
+def test_an_option_that_came_after_the_run_has_its_default(
+    make_row: Rows, experiment: Experiments, claim: Claim
+) -> None:
+    row = make_row()
+    before = {**row.configuration, "loss": {"name": "soft_cross_entropy"}}
+    old = _of_configuration(row, before)
+    assert fit(old, claim, experiment()).refused == ()
+    refused = fit(old, claim, experiment("loss.name=soft_cross_entropy", "loss.smoothing=0.1")).refused
+    assert refused == ("loss.smoothing is 0.0 there and 0.1 now",)
+    gone = _of_configuration(row, {**row.configuration, "loss": {"name": "of_a_plugin_that_is_gone"}})
+    assert fit(gone, claim, experiment()).refused[0].startswith('loss.name is "of_a_plugin_that_is_gone" there')
+
+
+def _of_configuration(row: Evidence, configuration: dict[str, Any]) -> Evidence:
+    digests = digest_of(configuration), digest_of({**configuration, "seed": row.seed})
+    return attrs.evolve(row, configuration=configuration, experiment_digest=digests[0], run_digest=digests[1])
 
 
 def test_data_of_another_size_is_refused(make_row: Rows, experiment: Experiments, claim: Claim) -> None:
