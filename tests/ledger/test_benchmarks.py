@@ -175,11 +175,14 @@ def test_a_configuration_is_found_by_path_or_name(shapes: Path) -> None:
         find_configuration("gone.toml")
 
 
-def test_faults_of_an_override_name_the_file_of_the_key_below(shapes: Path) -> None:
+def test_faults_of_a_composed_configuration_have_their_place(shapes: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set mix\.alhpa=1: mix\.alhpa: .*did you mean \"alpha\""):
         find_configuration("shapes.small.cut.ep5", ["mix.alhpa=1"]).load()
+
+
+def test_faults_of_a_method_name_the_line_in_its_file(shapes: Path) -> None:
     (shapes / "shapes/methods.toml").write_text(FILES["shapes/methods.toml"].replace("alpha = 0.5", "alpha = -1"))
-    with pytest.raises(ConfigError, match=r"methods\.toml:\d+: mix\.alpha"):
+    with pytest.raises(ConfigError, match=r"shapes.methods\.toml:8: mix\.alpha"):
         find_configuration("shapes.small.cut.ep3").load()
 
 
