@@ -182,7 +182,7 @@ def test_faults_of_a_composed_configuration_have_their_place(shapes: Path) -> No
 
 def test_faults_of_a_method_name_the_line_in_its_file(shapes: Path) -> None:
     (shapes / "shapes/methods.toml").write_text(FILES["shapes/methods.toml"].replace("alpha = 0.5", "alpha = -1"))
-    with pytest.raises(ConfigError, match=r"shapes.methods\.toml:8: mix\.alpha"):
+    with pytest.raises(ConfigError, match=r"shapes.methods\.toml:9: mix\.alpha"):
         find_configuration("shapes.small.cut.ep3").load()
 
 
