@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
@@ -13,13 +14,13 @@ from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
-from mixcore.networks.classifier import class_count
+from mixcore.networks.classifier import class_count, classifiers
 from mixcore.networks.layout import grid_of, is_channels_last, prefix_tokens
 from mixcore.networks.network import capabilities
 from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.teacher import load_teacher
-from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
+from mixcore.networks.weights import load_weights, mismatches, read_weights, refuse_weight_options
 from mixcore.networks.windows import WindowAttention
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.blocks import block_shares, cells_to_pixels, combine_blocks
@@ -100,6 +101,7 @@ __all__ = [
     "all_positive",
     "as_backbone",
     "as_saliency",
+    "autocast_off",
     "beta",
     "beta_per_sample",
     "blend",
@@ -118,6 +120,7 @@ __all__ = [
     "capabilities",
     "cells_to_pixels",
     "class_count",
+    "classifiers",
     "combine_blocks",
     "crop_flip",
     "dirichlet",
@@ -132,6 +135,7 @@ __all__ = [
     "is_channels_last",
     "lines_within",
     "load_teacher",
+    "load_weights",
     "merge_classes",
     "mismatches",
     "mixed_at",

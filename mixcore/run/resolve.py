@@ -59,22 +59,24 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     Raises ConfigError with every fault at once, those of plugins' options among them; or, where it is the only fault,
     the PluginError that a plugin of the configuration causes.
     """
-    return load_layers(read_config(path, overrides), str(path), FilePath(path).stem)
+    return load_layers(read_config(path, overrides), FilePath(path))
 
 
-def load_layers(layers: Sequence[Layer], source: str, name: str) -> Loaded:
-    """Merge the layers of a configuration, the last of them its overrides, and check everything as `load_config` does.
+def load_layers(layers: Sequence[Layer], path: FilePath, name: str | None = None) -> Loaded:
+    """The configuration that the layers give, the last one, its overrides, on top.
 
-    `source` is what messages call it; its run folder is `runs/<name>` and what was overridden, unless it says another.
+    `path` is what messages call it. Unless it names a run folder, that is `runs/<name>` and what was overridden; the
+    name is by default that of the file. Raises as :func:`load_config` does.
     """
     faults: list[Fault] = []
-    merged = merge_layers(layers, faults, source)
+    name = path.stem if name is None else name
+    merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
     selection, plugin_faults = select(_several(read.values))
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
-        raise_faults(faults, source, merged.place)
+        raise_faults(faults, str(path), merged.place)
     return _resolve(RunConfig(**read.values), selection, default_dir(name, _without(layers[-1].tree, (), _COMFORT)))
 
 

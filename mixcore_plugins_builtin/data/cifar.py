@@ -14,7 +14,8 @@ from torchvision import datasets
 
 from mixcore.api import PLACE, Data, DataError, PaddingMode, all_positive, hookimpl
 from mixcore_plugins_builtin.data.decode import decode_all
-from mixcore_plugins_builtin.data.folders import ClassFolders, scan_splits
+from mixcore_plugins_builtin.data.folders import scan_splits
+from mixcore_plugins_builtin.data.labelled import LabelledFiles
 from mixcore_plugins_builtin.data.options import (
     CIFAR_MEAN,
     CIFAR_STD,
@@ -68,7 +69,7 @@ class _Cifar(ResidentOptions):
 
     def _from_folders(self, root: Path) -> Data:
         train, test = scan_splits(root, "train", "test", self.on_corrupt)
-        counts = len(train.classes), len(train), len(test)
+        counts = train.num_classes, len(train), len(test)
         expected = self.num_classes, TRAIN_IMAGES, TEST_IMAGES
         if counts != expected:
             raise DataError(
@@ -79,7 +80,7 @@ class _Cifar(ResidentOptions):
         decoded = self._decoded(train, "the training set"), self._decoded(test, "the test set")
         return self.resident_data(*decoded, self.num_classes, train.classes)
 
-    def _decoded(self, split: ClassFolders, where: str) -> tuple[Tensor, Tensor]:
+    def _decoded(self, split: LabelledFiles, where: str) -> tuple[Tensor, Tensor]:
         paths = (split.path(index) for index in range(len(split)))
         images, kept = decode_all(((str(path), path) for path in paths), where, self.on_corrupt)
         return images, torch.from_numpy(split.labels)[kept]

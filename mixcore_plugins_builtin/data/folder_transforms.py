@@ -56,16 +56,24 @@ def _resized_crop(
     return _Map(F.resized_crop(found.as_subclass(Tensor), top, left, height, width, size, nearest, antialias=False))
 
 
+@F.register_kernel(F.resize, _Map)
+def _resize(found: _Map, size: list[int], **_of_images: Any) -> _Map:
+    """The same of a map that is resized before it is cropped."""
+    return _Map(F.resize(found.as_subclass(Tensor), size, InterpolationMode.NEAREST_EXACT, antialias=False))
+
+
 class TrainingTransform:
     """Random resized crop, mirror image, RandAugment; with `erasing`, normalised and then erased by noise.
 
-    The result is uint8 [3,size,size], or float32 where something was erased after normalisation.
+    With `resize` the short side is brought to that many pixels before the crop. The result is uint8 [3,size,size],
+    or float32 where something was erased after normalisation.
     """
 
     def __init__(
         self,
         *,
         size: int,
+        resize: int | None = None,
         scale: tuple[float, float],
         ratio: tuple[float, float],
         interpolation: Interpolation,
@@ -75,8 +83,10 @@ class TrainingTransform:
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
-        crop = v2.RandomResizedCrop(size, scale, ratio, interpolation=InterpolationMode(interpolation))
-        self.move = v2.Compose([crop, v2.RandomHorizontalFlip(flip)])
+        how = InterpolationMode(interpolation)
+        first = [] if resize is None else [v2.Resize(resize, interpolation=how)]
+        crop = v2.RandomResizedCrop(size, scale, ratio, interpolation=how)
+        self.move = v2.Compose([*first, crop, v2.RandomHorizontalFlip(flip)])
         steps: list[Any] = [rand_augment(augment, mean)] if augment else []
         steps.append(transforms.PILToTensor())
         if erasing:

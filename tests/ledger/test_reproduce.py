@@ -111,7 +111,7 @@ def test_claims_and_report_tell_what_was_found(tiny: Path, capsys: pytest.Captur
     assert (
         f"{strange} is of no claim's experiment; the nearest is tiny.resnet.mixup.ep2:\n  optimizer.lr is 0.3" in said
     )
-    table = list(csv.DictReader(Path("report/report.csv").open()))
+    table = list(csv.DictReader(Path("report/report.csv").read_text().splitlines()))
     assert len(table) == 391 + 5
     own = {row["claim"]: row for row in table if row["claim"].startswith(("tiny.", "page."))}
     assert own["tiny.resnet.mixup.ep2"]["n"] == "1"
