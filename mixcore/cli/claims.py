@@ -36,7 +36,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of objects, or with ID one object.")
 @click.pass_context
 def command(
-    ctx: click.Context, claim_id: str | None, status: str | None, evidence: Path, as_json: bool, **wanted: str | None
+    ctx: click.Context, /, claim_id: str | None, status: str | None, evidence: Path, as_json: bool, **wanted: str | None
 ) -> None:
     """List the published numbers and where each stands; with ID, show one: its source, its setting, how to run it.
 
