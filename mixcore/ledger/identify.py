@@ -1,0 +1,79 @@
+"""Which experiment a run folder is of, by its configuration.
+
+Resolving an experiment takes a while, and there are hundreds. So those are resolved alone whose files say most nearly
+what the run's configuration says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from mixcore.errors import MixcoreError
+from mixcore.ledger.benchmarks import experiment
+from mixcore.ledger.claims import Claim, Claims
+from mixcore.ledger.evidence import Evidence, EvidenceError
+from mixcore.ledger.finished import evidence_of
+from mixcore.ledger.fit import Fit, fit
+from mixcore.ledger.reproduce import load_experiment
+from mixcore.run.folder import ABSENT, RunFolder, differences
+
+__all__ = ["rows_of_runs"]
+
+_RESOLVED = 12
+"""Experiments that are compared in full: more than lengths of one backbone and method."""
+
+
+def rows_of_runs(folders: Iterable[Path], claims: Claims) -> tuple[list[tuple[Path, Evidence]], list[str]]:
+    """The rows of finished runs with their folders, and one line per folder that gives none."""
+    rows: list[tuple[Path, Evidence]] = []
+    faults: list[str] = []
+    for folder in folders:
+        try:
+            rows.append((folder, _identified(folder, claims)))
+        except MixcoreError as error:
+            faults.append(str(error))
+    return rows, faults
+
+
+def _identified(folder: Path, claims: Claims) -> Evidence:
+    """The row of a run, as one of the experiment that it is of: the shortest one, where it is a shortened run."""
+    row = evidence_of(RunFolder(folder), "unknown", "")
+    found = [(claim, fits) for claim in _nearest(row, claims) if (fits := _fit(row, claim)) is not None]
+    if not found:
+        raise EvidenceError(f"{folder} is of no claim's experiment")
+    of = [(claim, fits) for claim, fits in found if not fits.refused]
+    if not of:
+        claim, fits = min(found, key=lambda pair: len(pair[1].refused))
+        lines = "".join(f"\n  {line}" for line in fits.refused)
+        raise EvidenceError(f"{folder} is of no claim's experiment; the nearest is {claim.experiment}:{lines}")
+    claim, _ = min(of, key=lambda pair: pair[1].epochs)
+    return attrs.evolve(row, experiment=claim.experiment)
+
+
+def _nearest(row: Evidence, claims: Claims) -> list[Claim]:
+    """A claim of each of the experiments whose files differ in the fewest keys from the run's configuration."""
+    one_each = {claim.experiment: claim for claim in reversed(claims.all)}.values()
+    distances = [(_distance(row, claim), claim) for claim in one_each]
+    known = [(distance, claim) for distance, claim in distances if distance is not None]
+    return [claim for _, claim in sorted(known, key=lambda pair: pair[0])[:_RESOLVED]]
+
+
+def _distance(row: Evidence, claim: Claim) -> int | None:
+    """How many keys of the experiment's files have another value in the row; None where it has no such files."""
+    try:
+        tree = experiment(claim.experiment).tree
+    except MixcoreError:
+        return None
+    changed = differences({"mix": {"name": "none"}, **tree}, row.configuration)
+    return sum(difference.there is not ABSENT for difference in changed)
+
+
+def _fit(row: Evidence, claim: Claim) -> Fit | None:
+    """How the row stands to the claim; None where the experiment cannot be had with what is installed."""
+    try:
+        return fit(row, claim, load_experiment(claim.experiment))
+    except MixcoreError:
+        return None
