@@ -178,8 +178,15 @@ class TrainConfig:
     """Iterations between two lines of the log."""
 
 
-PROTOCOL = re.compile(r"last|best|median-last-(?P<epochs>[1-9][0-9]{0,8})")
-PROTOCOLS = '"last", "best" or "median-last-N" such as "median-last-10"'
+_EPOCHS = "[1-9][0-9]{0,8}"
+PROTOCOL = re.compile(
+    rf"last|best(?P<best_legacy>-legacy)?|best-last-(?P<best>{_EPOCHS})"
+    rf"|median-last-(?P<median>{_EPOCHS})(?P<median_legacy>-legacy)?"
+)
+PROTOCOLS = (
+    '"last", "best" or "median-last-N" such as "median-last-10", "best-last-N", and "best-legacy" or '
+    '"median-last-N-legacy" as scripts of published tables count'
+)
 """The same in words."""
 
 
@@ -193,7 +200,7 @@ class EvalConfig:
     """`[eval]`: which accuracy counts."""
 
     protocol: str = attrs.field(default="last", validator=_protocol)
-    """Accuracy that the run reports: of the last epoch, the best one, or the median of the last N."""
+    """Accuracy that the run reports: "last" epoch's, "best", "best-last-N", "median-last-N", or a legacy form."""
     predictor: str | None = attrs.field(default=None, validator=optional(min_len(1)))
     """Predictor that picks best.pt; absent: what the mixer suggests, or "model"."""
     batch_size: int | None = attrs.field(default=None, validator=optional(_COUNT))
