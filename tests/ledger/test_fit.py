@@ -80,6 +80,28 @@ def test_an_option_that_came_after_the_run_has_its_default(
     assert fit(gone, claim, experiment()).refused[0].startswith('loss.name is "of_a_plugin_that_is_gone" there')
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"mix": 3},
+        {"mix": [3, {}]},
+        {"data": []},
+        {"data": {"name": None}},
+        {"train": {"precision": {"deep": [{"er": 1}]}}},
+        {"eval": "best"},
+        {"": {"": 0}},
+        {"optimizer": {"lr": "much"}, "backbone": {"name": "../x"}},
+    ],
+)
+def test_a_row_of_whatever_configuration_is_refused_in_words(
+    make_row: Rows, experiment: Experiments, claim: Claim, odd: dict[str, Any]
+) -> None:
+    row = make_row()
+    refused = fit(_of_configuration(row, {**row.configuration, **odd}), claim, experiment()).refused
+    assert refused
+    assert all(line.startswith(tuple(odd)) for line in refused)
+
+
 def _of_configuration(row: Evidence, configuration: dict[str, Any]) -> Evidence:
     digests = digest_of(configuration), digest_of({**configuration, "seed": row.seed})
     return attrs.evolve(row, configuration=configuration, experiment_digest=digests[0], run_digest=digests[1])
