@@ -49,6 +49,7 @@ def test_every_claim_says_what_the_page_says(claims: Claims) -> None:
     marks = {"official": "official_reproduction", "preprint": "preprint_reimplementation"}
     for claim in claims:
         expected = {key: value for key, value in said[claim.id].items() if key != "source"}
+        assert claim.readers == (("parquet",) if claim.benchmark in ("cifar10", "cifar100") else ())
         own = {key: value for key, value in attrs.asdict(claim).items() if key in expected}
         own |= {flag: True for mark, flag in marks.items() if claim.mark == mark}
         assert own == expected

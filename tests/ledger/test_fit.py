@@ -58,6 +58,9 @@ def test_number_formats_are_remarked_and_no_more(make_row: Rows, experiment: Exp
 
 def test_another_reader_of_the_same_data_fits(make_row: Rows, experiment: Experiments, claim: Claim) -> None:
     wanted = experiment("data.name=cifar100")
+    refused = fit(make_row("data.name=parquet"), claim, wanted).refused
+    assert 'data.name is "parquet" there and "cifar100" now' in refused
+    claim = attrs.evolve(claim, readers=["parquet"])
     reader = ("data.name=parquet", "data.mean=[0.4914, 0.4822, 0.4465]", "data.std=[0.2023, 0.1994, 0.201]")
     row = make_row(*reader)
     assert row.configuration["data"].keys() != wanted.resolved["data"].keys()
