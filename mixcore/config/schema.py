@@ -144,6 +144,19 @@ def _repeatable(train: TrainConfig, _attribute: attrs.Attribute[Any], value: boo
         )
 
 
+def _ema_warmup(value: bool | str) -> bool | str:
+    """Two of the names are the booleans of before there were names."""
+    return {"none": False, "timm": True}.get(value, value) if isinstance(value, str) else value
+
+
+def _linear_alone(train: TrainConfig, _attribute: attrs.Attribute[Any], value: int) -> None:
+    if (train.ema_warmup == "linear") != bool(value):
+        raise ValueError(
+            f"'ema_warmup' is {train.ema_warmup!r} and 'ema_warmup_epochs' {value}; a linear warm-up needs a number of "
+            "epochs, and no other takes one"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """`[train]`: how an iteration is computed."""
@@ -170,16 +183,29 @@ class TrainConfig:
     """Activation checkpointing: less memory, more time."""
     ema_decay: float | None = attrs.field(default=None, validator=optional(and_(gt(0), lt(1))))
     """Decay in (0, 1) of the averaged weights, evaluated as predictor "ema"; absent: none are kept."""
-    ema_warmup: bool = False
-    """Whether that decay grows from 0 at the start (timm's warm-up)."""
+    ema_warmup: bool | Literal["none", "timm", "linear"] = attrs.field(default=False, converter=_ema_warmup)
+    """How that decay grows at the start: "timm" (or true) from 0, "linear" from 0.9 of it; "none" (or false): not."""
+    ema_warmup_epochs: int = attrs.field(default=0, validator=[_linear_alone, and_(ge(0), le(MOST))])
+    """Epochs of a linear warm-up of that decay, counted in iterations; only with "linear", and needed there."""
+    ema_buffers: bool = True
+    """Whether statistics of BatchNorm are averaged as weights are; false: those of the network as it is."""
+    precise_bn: int = attrs.field(default=0, validator=and_(ge(0), le(MOST)))
+    """Training images on which statistics of BatchNorm are measured after every epoch, before validation; 0: none."""
     max_skipped: int = attrs.field(default=20, validator=_COUNT)
     """fp16: the run stops after so many optimizer steps in a row were skipped because scaled gradients overflowed."""
     log_every: int = attrs.field(default=50, validator=_COUNT)
     """Iterations between two lines of the log."""
 
 
-PROTOCOL = re.compile(r"last|best|median-last-(?P<epochs>[1-9][0-9]{0,8})")
-PROTOCOLS = '"last", "best" or "median-last-N" such as "median-last-10"'
+_EPOCHS = "[1-9][0-9]{0,8}"
+PROTOCOL = re.compile(
+    rf"last|best(?P<best_legacy>-legacy)?|best-last-(?P<best>{_EPOCHS})"
+    rf"|median-last-(?P<median>{_EPOCHS})(?P<median_legacy>-legacy)?"
+)
+PROTOCOLS = (
+    '"last", "best" or "median-last-N" such as "median-last-10", "best-last-N", and "best-legacy" or '
+    '"median-last-N-legacy" as scripts of published tables count'
+)
 """The same in words."""
 
 
@@ -193,7 +219,7 @@ class EvalConfig:
     """`[eval]`: which accuracy counts."""
 
     protocol: str = attrs.field(default="last", validator=_protocol)
-    """Accuracy that the run reports: of the last epoch, the best one, or the median of the last N."""
+    """Accuracy that the run reports: "last" epoch's, "best", "best-last-N", "median-last-N", or a legacy form."""
     predictor: str | None = attrs.field(default=None, validator=optional(min_len(1)))
     """Predictor that picks best.pt; absent: what the mixer suggests, or "model"."""
     batch_size: int | None = attrs.field(default=None, validator=optional(_COUNT))
