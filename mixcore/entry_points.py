@@ -92,6 +92,7 @@ def _entries(distribution: Distribution, group: str) -> list[Entry]:
     for key in ("Name", "Version"):
         if not information[key]:
             raise ValueError(f"it has no {key}")
+    requires = tuple(distribution.requires or ())  # each look parses the metadata anew
     return [
         Entry(
             name=name,
@@ -99,7 +100,7 @@ def _entries(distribution: Distribution, group: str) -> list[Entry]:
             distribution=information["Name"],
             version=information["Version"],
             summary=information["Summary"] or "",
-            requires=tuple(distribution.requires or ()),
+            requires=requires,
         )
         for name, value in lines_in(group, distribution.read_text("entry_points.txt") or "")
     ]

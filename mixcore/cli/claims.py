@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixcore.cli.evidence import evidence_option, tell
+from mixcore.cli.evidence import evidence_option, read_rows, tell
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ __all__ = ["command"]
 )
 @evidence_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of objects, or with ID one object.")
-def command(claim_id: str | None, status: str | None, evidence: Path, as_json: bool, **wanted: str | None) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, claim_id: str | None, status: str | None, evidence: Path, as_json: bool, **wanted: str | None
+) -> None:
     """List the published numbers and where each stands; with ID, show one: its source, its setting, how to run it.
 
     Evidence that had to be refused is named on stderr.
@@ -43,7 +46,6 @@ def command(claim_id: str | None, status: str | None, evidence: Path, as_json: b
 
     from mixcore.ledger.claims import load_claims
     from mixcore.ledger.compare import compare
-    from mixcore.ledger.evidence import read_evidence
 
     filters = {key: value for key, value in wanted.items() if value is not None}
     if claim_id is not None and (filters or status):
@@ -51,7 +53,7 @@ def command(claim_id: str | None, status: str | None, evidence: Path, as_json: b
         raise click.UsageError(f"{claim_id} is one claim; leave out {options}")
     claims = load_claims()
     chosen = claims.select(filters) if claim_id is None else [claims.find(claim_id)]
-    rows, faults = read_evidence(evidence)
+    rows, faults = read_rows(ctx, evidence)
     compared = compare(claims, rows)
     chosen = [claim for claim in chosen if status in (None, compared.standings[claim.id].status)]
     if as_json:

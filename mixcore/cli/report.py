@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mixcore.cli.evidence import evidence_option, tell
+from mixcore.cli.evidence import evidence_option, read_rows, tell
 
 __all__ = ["command"]
 
@@ -25,11 +25,10 @@ def command(ctx: click.Context, runs: tuple[Path, ...], evidence: Path, out: Pat
     """
     from mixcore.ledger.claims import load_claims
     from mixcore.ledger.compare import compare
-    from mixcore.ledger.evidence import read_evidence
     from mixcore.ledger.report import write_report
 
     claims = load_claims()
-    rows, faults = read_evidence(evidence)
+    rows, faults = read_rows(ctx, evidence)
     if runs:
         from mixcore.ledger.identify import rows_of_runs
 

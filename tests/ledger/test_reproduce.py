@@ -15,9 +15,11 @@ import pytest
 
 from mixcore.cli.main import main
 from mixcore.ledger.claims import load_claims
-from mixcore.ledger.evidence import read_evidence
+from mixcore.ledger.evidence import EvidenceError, read_evidence
+from mixcore.ledger.finished import evidence_of
 from mixcore.ledger.reproduce import command_of, trials
 from mixcore.run import run as run_module
+from mixcore.run.folder import RunFolder
 
 VANILLA = "tiny.resnet.vanilla.ep2"
 
@@ -39,7 +41,7 @@ def rows(folder: str = "evidence") -> list[Any]:
 def test_a_claim_is_reproduced_stopped_and_continued(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = ["reproduce", VANILLA, "--seeds", "2", "--set", "run.dir=whole", "--evidence", "whole"]
+    whole = ["reproduce", VANILLA, "--seeds", "2", "--set", "run.dir=whole", "--evidence", "expected"]
     assert main(whole) == 0
     with monkeypatch.context() as patch:
         _stop_after(patch, Path("runs/reproduce") / VANILLA / "seed-1", epoch=1)
@@ -53,7 +55,7 @@ def test_a_claim_is_reproduced_stopped_and_continued(
     assert f"{VANILLA}, 60.00 claimed: partial" in shown
     assert (Path("runs/reproduce") / VANILLA / "seed-0/summary.json").stat().st_mtime_ns == untouched
     assert [(row.seed, row.values, row.run_digest) for row in rows()] == [
-        (row.seed, row.values, row.run_digest) for row in rows("whole")
+        (row.seed, row.values, row.run_digest) for row in rows("expected")
     ]
     row = rows()[1]
     assert (row.experiment, row.epochs, row.protocol, row.processes) == (VANILLA, 2, "best", 1)
@@ -188,6 +190,9 @@ def test_what_is_asked_for_is_checked_and_nothing_trained(tiny: Path, capsys: py
         (["claims", "tiny.resnet.vanila.ep2"], "the nearest: tiny.resnet.vanilla.ep2"),
         (["claims", "--method", "vanila"], 'did you mean "vanilla"?'),
         (["claims", "--status", "true"], "'true' is not one of"),
+        (["claims", "--evidence", "nowhere"], "there is no folder nowhere"),
+        (["report", "--evidence", "nowhere", "--out", "report"], "there is no folder nowhere"),
+        (["report"], "Missing option '--out'"),
         (["reproduce", VANILLA, "--epochs-scale", "2"], "2.0 is not in the range"),
         (["reproduce", VANILLA, "--set", "optimizer.lrr=1"], "optimizer.lrr"),
         (["reproduce", "tiny.resnet.elsewhere.ep2"], "nowhere"),
@@ -237,23 +242,16 @@ def test_the_recorded_command_says_nothing_of_this_machine() -> None:
     ],
 )
 def test_a_run_folder_that_lacks_something_is_named(
-    tiny: Path,
-    finished: Path,
-    capsys: pytest.CaptureFixture[str],
-    file: str,
-    change: Callable[[str], str] | None,
-    message: str,
+    tiny: Path, finished: Path, file: str, change: Callable[[str], str] | None, message: str
 ) -> None:
+    assert evidence_of(RunFolder(finished), "tiny.resnet.mixup.ep2", "").epochs == 2
     shutil.copytree(finished, "run")
     if change is None:
         Path("run", file).unlink()
     else:
         Path("run", file).write_text(change(Path("run", file).read_text()))
-    assert main(["report", "run", str(finished), "--out", "report"]) == 1
-    said = capsys.readouterr().err
-    assert message in said
-    assert str(finished) not in said
-    assert "1 partial" in Path("report/report.md").read_text()
+    with pytest.raises(EvidenceError, match=f"^run.*{message}"):
+        evidence_of(RunFolder(Path("run")), "tiny.resnet.mixup.ep2", "")
 
 
 @pytest.fixture(scope="module")
