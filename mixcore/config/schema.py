@@ -144,6 +144,19 @@ def _repeatable(train: TrainConfig, _attribute: attrs.Attribute[Any], value: boo
         )
 
 
+def _ema_warmup(value: bool | str) -> bool | str:
+    """Two of the names are the booleans of before there were names."""
+    return {"none": False, "timm": True}.get(value, value) if isinstance(value, str) else value
+
+
+def _linear_alone(train: TrainConfig, _attribute: attrs.Attribute[Any], value: int) -> None:
+    if (train.ema_warmup == "linear") != bool(value):
+        raise ValueError(
+            f"'ema_warmup' is {train.ema_warmup!r} and 'ema_warmup_epochs' {value}; a linear warm-up needs a number of "
+            "epochs, and no other takes one"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class TrainConfig:
     """`[train]`: how an iteration is computed."""
@@ -170,8 +183,14 @@ class TrainConfig:
     """Activation checkpointing: less memory, more time."""
     ema_decay: float | None = attrs.field(default=None, validator=optional(and_(gt(0), lt(1))))
     """Decay in (0, 1) of the averaged weights, evaluated as predictor "ema"; absent: none are kept."""
-    ema_warmup: bool = False
-    """Whether that decay grows from 0 at the start (timm's warm-up)."""
+    ema_warmup: bool | Literal["none", "timm", "linear"] = attrs.field(default=False, converter=_ema_warmup)
+    """How that decay grows at the start: "timm" (or true) from 0, "linear" from 0.9 of it; "none" (or false): not."""
+    ema_warmup_epochs: int = attrs.field(default=0, validator=[_linear_alone, and_(ge(0), le(MOST))])
+    """Epochs of a linear warm-up of that decay, counted in iterations; only with "linear", and needed there."""
+    ema_buffers: bool = True
+    """Whether statistics of BatchNorm are averaged as weights are; false: those of the network as it is."""
+    precise_bn: int = attrs.field(default=0, validator=and_(ge(0), le(MOST)))
+    """Training images on which statistics of BatchNorm are measured after every epoch, before validation; 0: none."""
     max_skipped: int = attrs.field(default=20, validator=_COUNT)
     """fp16: the run stops after so many optimizer steps in a row were skipped because scaled gradients overflowed."""
     log_every: int = attrs.field(default=50, validator=_COUNT)

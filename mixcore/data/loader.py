@@ -25,9 +25,9 @@ class Loader(Protocol):
         """Iterations per epoch."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches start, start + 1, ... of the epoch: images float32 [N,C,H,W], normalised, labels, and while training
-        the rows' `index`.
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches start, start + 1, ... of the epoch, to its end or to the one before `stop`: images float32 [N,C,H,W],
+        normalised, labels, and while training the rows' `index`.
 
         Starting inside an epoch gives exactly the batches that the whole epoch gives from there on.
         """

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["preserved_generators", "seed_generators"]
+__all__ = ["preserved_generators", "seed_everywhere", "seed_generators"]
 
 
 def seed_generators(seed: int) -> None:
@@ -21,6 +21,13 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
+
+
+def seed_everywhere(seed: int, device: torch.device) -> None:
+    """The same, and the global generator of CUDA where `device` is of it."""
+    seed_generators(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -42,10 +42,10 @@ class ResidentTrainLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """This process's share of batches start, start + 1, ... of the epoch, with `index`."""
         order = send(self.batches.order(epoch), self.device)
-        for iteration in range(start, len(self)):
+        for iteration in range(len(self))[start:stop]:
             own = self.batches.own_positions(iteration)
             samples = order[own.start : own.stop : own.step]
             uniforms = self._uniforms(epoch, iteration)
@@ -91,8 +91,8 @@ class ResidentEvalLoader:
     def __len__(self) -> int:
         return len(self.shares)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 one order for all
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:  # noqa: ARG002 one order
         """This process's batches from `start` on."""
-        for share in self.shares[start:]:
+        for share in self.shares[start:stop]:
             rows = slice(share.start, share.stop)
             yield Batch(images=self.inputs(self.images[rows]), labels=self.labels[rows])

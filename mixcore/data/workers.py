@@ -111,14 +111,14 @@ class WorkerTrainLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """This process's share of batches start, start + 1, ... of the epoch, with `index`."""
-        return self._fetcher.batches(self._keys(epoch, start))
+        return self._fetcher.batches(self._keys(epoch, range(len(self))[start:stop]))
 
-    def _keys(self, epoch: int, start: int) -> Iterator[list[Key]]:
+    def _keys(self, epoch: int, iterations: range) -> Iterator[list[Key]]:
         order, seed = self._batches.order(epoch), self._batches.seed
         further = range(1, self._augmentations + 1)
-        for iteration in range(start, len(self)):
+        for iteration in iterations:
             positions = self._batches.own_positions(iteration)
             samples = order[positions.start : positions.stop : positions.step].tolist()
             yield [
@@ -150,7 +150,7 @@ class WorkerEvalLoader:
     def __len__(self) -> int:
         return len(self._shares)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 one order for all
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:  # noqa: ARG002 one order
         """This process's batches from `start` on, without unreadable samples."""
-        shares = self._shares[start:]
+        shares = self._shares[start:stop]
         return self._fetcher.batches([(index, keyed_seed("validation", index)) for index in share] for share in shares)

@@ -28,6 +28,9 @@ _SINCE: Mapping[Path, object] = {
     ("train", "matmul"): "highest",
     ("train", "benchmark"): False,
     ("train", "deterministic"): False,
+    ("train", "ema_warmup_epochs"): 0,
+    ("train", "ema_buffers"): True,
+    ("train", "precise_bn"): 0,
 }
 """Keys that came after the first runs, each with the value at which a run is the one that it was without the key."""
 _COMFORT: frozenset[Path] = frozenset({("run",), ("data", "workers"), ("train", "log_every"), ("eval", "batch_size")})

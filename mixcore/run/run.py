@@ -40,6 +40,7 @@ from mixcore.run.trackers import Trackers
 from mixcore.step.iteration import Report
 from mixcore.train.agreement import Processes
 from mixcore.train.loop import Loop
+from mixcore.train.precise_bn import measure_statistics
 from mixcore.train.totals import Totals
 from mixcore.types import Batch
 
@@ -195,6 +196,7 @@ class _Run:
         """Evaluate, record, and count the epoch as finished; `speed` in images per second of training."""
         state, task = self.state, self.session.task
         began = time.monotonic()
+        measure_statistics(state, self.session.loader, self.loaded.config, self.processes, epoch)
         predictors = state.networks()
         metrics = evaluate(
             predictors,

@@ -27,6 +27,7 @@ from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.optimizer import build_optimizer
+from mixcore.train.precise_bn import check_precise_bn
 from mixcore.train.schedule import Schedule
 from mixcore.train.state import TrainingState
 from mixcore.train.totals import Totals
@@ -184,7 +185,8 @@ def build_networks(
     check_task(plugins, task)
     train = config.train
     model = _build_backbone(config, plugins, task, processes.device)
-    ema = None if train.ema_decay is None else Ema(model, decay=train.ema_decay, warmup=train.ema_warmup)
+    check_precise_bn(config, model)
+    ema = _build_ema(config, model, iterations // config.schedule.epochs)
     step = build_step(
         plugins,
         model,
@@ -214,6 +216,19 @@ def _build_backbone(config: RunConfig, plugins: Plugins, task: Task, device: tor
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def _build_ema(config: RunConfig, model: nn.Module, iterations_per_epoch: int) -> Ema | None:
+    train = config.train
+    if train.ema_decay is None:
+        return None
+    return Ema(
+        model,
+        decay=train.ema_decay,
+        warmup=train.ema_warmup,
+        warmup_iterations=train.ema_warmup_epochs * iterations_per_epoch,
+        buffers=train.ema_buffers,
+    )
 
 
 def _wants_sync_bn(config: RunConfig, processes: Processes) -> bool:

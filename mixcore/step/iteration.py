@@ -18,6 +18,7 @@ from mixcore.evidence.probe import Probe
 from mixcore.hooks.causes import rows_out_of_range
 from mixcore.options import Saliency
 from mixcore.rng import keyed_generator
+from mixcore.step.accuracy import training_accuracies
 from mixcore.step.groups import join_mixes
 from mixcore.step.setup import IterationSetup, RunPlugin
 from mixcore.types import Batch, ForwardOutput, Mix, Step, Targets
@@ -36,6 +37,8 @@ class Report:
     """Mean of lam over the last view."""
     sources: Tensor
     """Mean number of sources with weight above 0 per image of the last view."""
+    accuracies: Mapping[str, Tensor]
+    """Of the last view, in percent; none where labels are no classes."""
     mixer: str | None
     """Name of the chosen mixer; None for a batch that stayed clean."""
     scalars: Mapping[str, float | Tensor]
@@ -82,6 +85,7 @@ class Iteration:
             losses={name: value.detach() for name, value in named.items()},
             lam=mix.lam.detach().mean(),
             sources=(mix.weights.detach() > 0).sum() / mix.weights.shape[0],
+            accuracies=training_accuracies(output.logits, targets),
             mixer=self._mixer.calls.name if self._mixer else None,
             scalars=self._scalars(mix, targets) if self._step.logging else {},
             mix=mix,

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixcore.config.schema import TrainConfig
 from mixcore.data.loader import Loader
-from mixcore.data.randomness import seed_generators
+from mixcore.data.randomness import seed_everywhere
 from mixcore.errors import NonFiniteLossError
 from mixcore.logs.progress import Progress
 from mixcore.rng import keyed_seed
@@ -118,10 +118,7 @@ class Loop:
 
     def _seed_global_generators(self, iteration: int) -> None:
         """Dropout and drop path draw from the global generators: seeded here, a resumed run draws the same."""
-        seed = keyed_seed(self.seed, "global", iteration, self.processes.rank)
-        seed_generators(seed)
-        if self.processes.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        seed_everywhere(keyed_seed(self.seed, "global", iteration, self.processes.rank), self.processes.device)
 
     def _gradients_shared(self, steps: bool) -> AbstractContextManager[Any]:
         """Processes exchange gradients only where an optimizer step follows."""
@@ -131,7 +128,7 @@ class Loop:
 
     def _note(self, epoch: int, iteration: int, report: Report, logging: bool) -> None:
         """Keep the iteration's numbers; read them at once where nothing has to be waited for."""
-        more: dict[str, Tensor | float] = {}
+        more: dict[str, Tensor | float] = {f"train/{name}": value for name, value in report.accuracies.items()}
         if len(report.losses) > 1:
             more.update({f"train/loss/{name}": value for name, value in report.losses.items()})
         more.update(report.scalars)
@@ -172,7 +169,7 @@ class Loop:
         state.updates += 1
         state.step.after_step()
         if state.ema is not None:
-            state.ema.update(state.step.model, state.updates)
+            state.ema.update(state.step.model, state.updates, state.iteration)
 
     def _count_skipped(self, stepped: bool) -> None:
         """Log skipped steps, and stop a run that has ceased to train. Raises NonFiniteLossError."""

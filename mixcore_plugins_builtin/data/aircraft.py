@@ -65,7 +65,12 @@ class Aircraft(FineGrained):
         classes = tuple(line for _, line in numbered_lines(variants))
         samples = [sample for file in files for sample in _of_variants(self.need(file), classes, variants)]
         return files_of_samples(
-            folder / "data" / "images", samples, files[0], self.on_corrupt, num_classes=len(classes), classes=classes
+            self.need(folder / "data" / "images"),
+            samples,
+            files[0],
+            self.on_corrupt,
+            num_classes=len(classes),
+            classes=classes,
         )
 
 

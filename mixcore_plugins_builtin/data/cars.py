@@ -58,7 +58,9 @@ class Cars(FineGrained):
     def _annotated(self, folder: Path, images: str, annotations: Path, num_classes: int | None) -> LabelledFiles:
         """A label is the class number less 1."""
         samples = list(_samples(self.need(annotations)))
-        split = files_of_samples(folder / images, samples, annotations, self.on_corrupt, num_classes=num_classes)
+        split = files_of_samples(
+            self.need(folder / images), samples, annotations, self.on_corrupt, num_classes=num_classes
+        )
         meta = folder / "devkit" / "cars_meta.mat"
         names = tuple(map(str, _matlab(meta, "class_names"))) if os.path.exists(meta) else ()
         return attrs.evolve(split, classes=names if len(names) == split.num_classes else None)

@@ -46,7 +46,9 @@ class Cub200(FineGrained):
             self.need(folder / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
         )
         samples = list(_of_split(paths, numbers, marks, mark))
-        split = files_of_samples(folder / "images", samples, numbers, self.on_corrupt, num_classes=num_classes)
+        split = files_of_samples(
+            self.need(folder / "images"), samples, numbers, self.on_corrupt, num_classes=num_classes
+        )
         names = {label: path.partition("/")[0] for path, label in samples}
         known = sorted(names) == list(range(split.num_classes))
         return attrs.evolve(split, classes=tuple(names[label] for label in sorted(names)) if known else None)

@@ -16,7 +16,7 @@ from mixcore_plugins_builtin.data.folder_transforms import (
     Interpolation,
     TrainingTransform,
     evaluation_transform,
-    rand_augment,
+    rand_augment_words,
 )
 from mixcore_plugins_builtin.data.labelled import LabelledFiles
 from mixcore_plugins_builtin.data.options import (
@@ -26,6 +26,7 @@ from mixcore_plugins_builtin.data.options import (
     OnCorrupt,
     all_finite,
     between,
+    increasing_shares,
     probability,
 )
 
@@ -42,11 +43,6 @@ def _increasing(instance: object, attribute: attrs.Attribute[Any], value: tuple[
         raise ValueError(f"{attribute.name} must be two finite numbers above 0, the smaller first, found {list(value)}")
 
 
-def _shares(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
-    if not 0 < value[0] <= value[1] <= 1:
-        raise ValueError(f"{attribute.name} must be two shares in (0,1], the smaller first, found {list(value)}")
-
-
 def _resizable(instance: FileOptions, attribute: attrs.Attribute[Any], value: float) -> None:
     size = instance.test_size or instance.size
     if value > 0 and size > value * MOST_RESIZED:
@@ -54,11 +50,6 @@ def _resizable(instance: FileOptions, attribute: attrs.Attribute[Any], value: fl
             f"{attribute.name} = {value:g} has images resized to {size / value:.3g} pixels before {size} of them are "
             f"cropped; at most {MOST_RESIZED}; raise it"
         )
-
-
-def _rand_augment_words(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:  # noqa: ARG001
-    if value:
-        rand_augment(value, IMAGENET_MEAN)
 
 
 def _three(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, ...]) -> None:  # noqa: ARG001
@@ -88,7 +79,7 @@ class FileOptions:
     """Height and width of validation images in pixels; as `size` where not given."""
     resize: int = attrs.field(default=0, validator=between(0, MOST_RESIZED))
     """Pixels that the short side of a training image is brought to before its crop; 0: cropped as it is."""
-    scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=_shares)
+    scale: tuple[float, float] = attrs.field(default=(0.08, 1.0), validator=increasing_shares)
     """Share of the image's area that the random crop takes, from and to, in (0,1]."""
     ratio: tuple[float, float] = attrs.field(default=(3 / 4, 4 / 3), validator=_increasing)
     """Width over height of the random crop, from and to."""
@@ -96,8 +87,8 @@ class FileOptions:
     """How crops are brought to their size, in training and validation."""
     flip: float = attrs.field(default=0.5, validator=probability)
     """Probability of the left-right mirror image, in [0,1]."""
-    rand_augment: str = attrs.field(default="", validator=_rand_augment_words)
-    """RandAugment in timm's words, such as "rand-m7-mstd0.5-inc1"; empty: none."""
+    rand_augment: str = attrs.field(default="", validator=rand_augment_words)
+    """RandAugment in timm's words, such as "rand-m7-mstd0.5-inc1", or "fixmatch-m7-mstd0.5"; empty: none."""
     random_erasing: float = attrs.field(default=0.0, validator=probability)
     """Probability that a rectangle is filled with noise after normalisation, in [0,1]."""
     crop_ratio: float = attrs.field(default=0.875, validator=and_(gt(0), le(1), _resizable))

@@ -56,4 +56,10 @@ class ListOptions(FileOptions):
                 f"no list at {found(path)}; expected a text file with a path and a label in each line; set data.root "
                 f"to the folder that it lies in, and data.{split}_list to its path below that"
             )
-        return files_of_samples(folder, read_list(path), path, self.on_corrupt, num_classes=num_classes)
+        samples = read_list(path)
+        if not os.path.isdir(folder):
+            raise DataError(
+                f"no folder at {found(folder)}; expected the images that {path.absolute()} names, such as "
+                f"{samples[0][0]!r}; set data.{split}_images to the folder below data.root that its paths start from"
+            )
+        return files_of_samples(folder, samples, path, self.on_corrupt, num_classes=num_classes)

@@ -45,4 +45,6 @@ class Places205(PublishedSet):
     def _listed_in_release(self, folder: Path, split: str, num_classes: int | None) -> LabelledFiles:
         name = f"{split}_places205.csv"
         path = self.need(folder / LISTS / name if os.path.exists(folder / LISTS / name) else folder / name)
-        return files_of_samples(folder / "images256", read_list(path), path, self.on_corrupt, num_classes=num_classes)
+        return files_of_samples(
+            self.need(folder / "images256"), read_list(path), path, self.on_corrupt, num_classes=num_classes
+        )

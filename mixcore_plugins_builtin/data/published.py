@@ -71,13 +71,18 @@ class PublishedSet(ListOptions, ABC):
         )
         if train.classes and validation.classes:
             check_same_classes(train, validation)
+        elif validation.num_classes > train.num_classes:
+            raise DataError(
+                f"{self.release.title} in {found(root)} has {train.num_classes} classes in training and "
+                f"{validation.num_classes} in validation; both need the same"
+            )
         if self.check_counts:
             self._check_counts(train, validation)
         return self.file_data(train, validation)
 
     def need(self, path: Path) -> Path:
-        """The path, where there is something. Raises DataError that says what is expected and where it is had."""
-        if not os.path.exists(path):
+        """The path of a file or folder that is there. DataError says what is expected and where it is had."""
+        if not (os.path.isfile(path) or os.path.isdir(path)):
             raise DataError(
                 f"{self.release.title} is missing or incomplete: {found(path)}; expected {self.release.layout}, in "
                 f"data.root or its folder {self.release.folder}; it is had as {self.release.source}; set data.root to "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixcore.api import DataError
 from mixcore_plugins_builtin.data.decode import irregular
 from mixcore_plugins_builtin.data.labelled import LabelledFiles, irregular_files, some
-from mixcore_plugins_builtin.data.options import OnCorrupt, found
+from mixcore_plugins_builtin.data.options import OnCorrupt
 
 __all__ = ["files_of_samples"]
 
@@ -48,10 +48,6 @@ def files_of_samples(
         raise DataError(f"{source.absolute()} names no image of this split")
     array = np.array(labels, dtype=np.int64)
     counted = _contiguous(array, source) if num_classes is None else _below(array, num_classes, source)
-    if not os.path.isdir(folder):
-        raise DataError(
-            f"no folder at {found(folder)}; expected the images that {source.absolute()} names, such as {paths[0]}"
-        )
     if on_corrupt == "refuse":
         _refuse_irregular(folder, paths, source)
     files = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -61,12 +57,20 @@ def files_of_samples(
 def _inside(given: str, folder: Path, source: Path) -> str:
     """The path without `.` and `..`. Raises DataError for one that leaves the folder."""
     path = posixpath.normpath(given)
-    if posixpath.isabs(path) or path in (".", "..") or path.startswith("../") or "\0" in path:
+    if posixpath.isabs(path) or path in (".", "..") or path.startswith("../") or not _is_name(path):
         raise DataError(
             f"{source.absolute()} names {given!r}, which does not lie in {folder.absolute()}; paths are relative to "
             "that folder and stay in it"
         )
     return path
+
+
+def _is_name(path: str) -> bool:
+    """Whether the system can have a file of that name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def _contiguous(labels: NDArray[np.int64], source: Path) -> int:
@@ -92,13 +96,13 @@ def _below(labels: NDArray[np.int64], num_classes: int, source: Path) -> int:
 
 
 def _refuse_irregular(folder: Path, paths: Sequence[str], source: Path) -> None:
-    wrong = [(path, what) for path in paths if (what := _what_is_wrong(folder / path))]
+    wrong = [(path, what) for path in paths if (what := _what_is_wrong(os.path.join(folder, path)))]
     if wrong:
         raise DataError(irregular_files(folder, wrong, f"that {source.absolute()} names"))
 
 
-def _what_is_wrong(path: Path) -> str:
+def _what_is_wrong(path: str) -> str:
     try:
-        return irregular(path.stat().st_mode)
+        return irregular(os.stat(path).st_mode)
     except OSError as error:
         return error.strerror or str(error)

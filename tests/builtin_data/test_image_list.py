@@ -165,9 +165,9 @@ def test_missing_lists_and_folders_are_named(root):
     assert "data.train_list" in fault(root)
     listed(root, "c/4.jpg 0", "c/5.jpg 1")
     assert f"no list at {root} (a folder)" in fault(root, validation_list="", validation_images="")
-    assert f"no folder at {root / 'nowhere'} (does not exist); expected the images that" in fault(
-        root, train_images="nowhere"
-    )
+    message = fault(root, train_images="nowhere")
+    assert f"no folder at {root / 'nowhere'} (does not exist); expected the images that" in message
+    assert "such as 'c/4.jpg'; set data.train_images" in message
 
 
 def test_files_that_are_no_lists_are_refused(root):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import shutil
 from urllib.error import URLError
@@ -76,6 +77,10 @@ REMOVED = [
     ("aircraft", "fgvc-aircraft-2013b/data/images_variant_trainval.txt"),
     ("aircraft", "fgvc-aircraft-2013b/data/images_variant_test.txt"),
     ("aircraft in parts", "fgvc-aircraft-2013b/data/images_variant_val.txt"),
+    ("cub", "CUB_200_2011/images"),
+    ("aircraft", "fgvc-aircraft-2013b/data/images"),
+    ("cars", "stanford_cars/cars_test"),
+    ("places", "images256"),
     ("cars", "stanford_cars/cars_test_annos_withlabels.mat"),
     ("cars in folders", "test"),
     ("inat2017", "inat2017/val2017.json"),
@@ -126,6 +131,13 @@ def test_tiny_imagenet_by_a_training_list_takes_its_classes_from_wnids(make_layo
     assert len(data.train) == 9
 
 
+def test_tiny_imagenet_by_its_folders_needs_no_wnids(make_layout, tmp_path):
+    copy = make_layout("tiny as unpacked")
+    (tmp_path / "tiny-imagenet-200/wnids.txt").unlink()
+    data = load(find("tiny_imagenet", installed()))(root=str(tmp_path), check_counts=False).build_data()
+    assert [data.validation.label(i) for i in range(4)] == list(copy.validation.values())
+
+
 def test_half_re_arranged_tiny_imagenet(make_layout, fault, tmp_path):
     """A folder `images` that was left behind empty is no class."""
     copy = make_layout("tiny re-arranged")
@@ -146,6 +158,13 @@ def test_class_folders_that_differ(make_layout, fault, tmp_path):
     (tmp_path / "imagenet/val/n02").rename(tmp_path / "imagenet/val/n03")
     assert "only in" in fault(copy)
     assert "'n03'" in fault(copy)
+
+
+def test_a_training_list_of_fewer_classes_than_there_are_folders(make_layout, fault, tmp_path):
+    copy = make_layout("imagenet")
+    (tmp_path / "part.txt").write_text("n01440764/n01440764_0.JPEG 0\n")
+    message = fault(copy, train_list="part.txt")
+    assert "has 1 classes in training and 3 in validation; both need the same" in message
 
 
 CUB_FAULTS = [
@@ -277,6 +296,19 @@ def test_an_image_of_two_categories(make_layout, fault, tmp_path):
     content["annotations"].append({"image_id": 500, "category_id": 0})
     file.write_text(json.dumps(content))
     assert "the labels 2 and 0" in fault(copy) or "the labels 0 and 2" in fault(copy)
+
+
+def test_a_name_that_no_file_can_have(make_layout, fault, tmp_path):
+    copy = make_layout("inat2018")
+    edit(tmp_path / "inat2018/train2018.json", "corax 2/500.jpg", "corax 2/\\ud800.jpg")
+    assert "which does not lie in" in fault(copy)
+
+
+def test_a_pipe_in_place_of_annotations_is_not_waited_for(make_layout, fault, tmp_path):
+    copy = make_layout("inat2018")
+    (tmp_path / "inat2018/train2018.json").unlink()
+    os.mkfifo(tmp_path / "inat2018/train2018.json")
+    assert "iNaturalist 2018 is missing or incomplete" in fault(copy)
 
 
 def test_a_map_folder_by_the_paths_of_the_images(make_layout, fault, tmp_path):

@@ -66,6 +66,7 @@ def test_starting_inside_an_epoch_gives_the_rest_of_it():
     assert len(whole) == len(loader) == 6
     rest = list(loader.epoch(4, start=2))
     assert len(rest) == 4
+    assert len(list(loader.epoch(4, start=2, stop=5))) == 3
     assert all(
         torch.equal(a, b) for old, new in zip(whole[2:], rest, strict=True) for a, b in zip(old, new, strict=True)
     )

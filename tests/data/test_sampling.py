@@ -9,6 +9,7 @@ import torch
 
 from mixcore.data.sampling import Batches, evaluation_share
 from mixcore.errors import ConfigError, DataError
+from mixcore.rng import keyed_generator
 
 
 def batches(**changes):
@@ -88,3 +89,41 @@ def test_evaluation_batches_have_the_share_of_a_process():
 def test_empty_validation_set_is_refused():
     with pytest.raises(DataError, match="validation set is empty"):
         evaluation_share(0, 4, 0, 1)
+
+
+@pytest.mark.parametrize(("samples", "world", "batch"), [(1000, 4, 64), (1000, 1, 100), (600, 8, 64), (1024, 2, 96)])
+def test_repeated_augmentation_is_the_published_sampler(samples, world, batch):
+    """Each index three times, padded to a multiple of the replicas, dealt in turn; each keeps the first ones."""
+    plans = [
+        Batches(samples=samples, batch_size=batch, drop_last=False, seed=1, rank=rank, world=world, repeats=3)
+        for rank in range(world)
+    ]
+    shuffled = torch.randperm(samples, generator=keyed_generator(1, 7, "order")).tolist()
+    indices = [index for index in shuffled for _ in range(3)]
+    padded = -(-len(indices) // world) * world
+    indices += indices[: padded - len(indices)]
+    kept = samples // 256 * 256 // world
+    for rank, plan in enumerate(plans):
+        order = plan.order(7)
+        batches = [order[list(plan.own_positions(iteration))].tolist() for iteration in range(len(plan))]
+        assert [len(own) for own in batches[:-1]] == [batch // world] * (len(batches) - 1)
+        assert [index for own in batches for index in own] == indices[rank::world][:kept]
+
+
+@pytest.mark.parametrize(("samples", "batch", "world"), [(1301, 64, 1), (1301, 64, 4), (1000, 48, 2)])
+def test_a_kept_last_batch_is_the_published_one_but_for_its_padding(samples, batch, world):
+    """Published loaders repeat the first samples so that replicas have equally many. Here no sample comes twice.
+
+    A batch with less than two samples for a process is left out, see above.
+    """
+    plans = [
+        Batches(samples=samples, batch_size=batch, drop_last=False, seed=1, rank=rank, world=world)
+        for rank in range(world)
+    ]
+    padded = -(-samples // world) * world
+    assert {len(plan) for plan in plans} == {-(-(padded // world) // (batch // world))}
+    shares = [len(plan.own_positions(len(plan) - 1)) for plan in plans]
+    assert sum(shares) == samples % batch
+    assert max(shares) - min(shares) <= 1
+    seen = [index for plan in plans for i in range(len(plan)) for index in plan.order(0)[list(plan.own_positions(i))]]
+    assert sorted(map(int, seen)) == list(range(samples))

@@ -93,6 +93,7 @@ def test_starting_inside_an_epoch_gives_the_rest_of_it(workers):
     whole, rest = list(loader.epoch(1)), list(loader.epoch(1, start=3))
     assert len(rest) == len(loader) - 3 == 2
     assert same(joined(whole[3:]), joined(rest))
+    assert same(joined(whole[1:3]), joined(list(loader.epoch(1, start=1, stop=3))))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

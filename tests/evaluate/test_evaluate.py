@@ -49,7 +49,7 @@ class Batches:
     def __init__(self, images: Tensor, labels: Tensor, batch: int, rank: int = 0, world: int = 1) -> None:
         self.batches = list(zip(images.split(batch), labels.split(batch), strict=True))[rank::world]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         return iter(self.batches[start:])
 
 

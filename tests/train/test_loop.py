@@ -82,7 +82,7 @@ class OneBatch:
     def __len__(self) -> int:
         return 1
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         yield self.batch
 
 
