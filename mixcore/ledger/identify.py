@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from mixcore.errors import MixcoreError
-from mixcore.ledger.benchmarks import experiment
+from mixcore.ledger.benchmarks import Experiment, benchmark, benchmarks, experiment
 from mixcore.ledger.claims import Claim, Claims
 from mixcore.ledger.evidence import Evidence, EvidenceError
 from mixcore.ledger.finished import evidence_of
@@ -59,11 +59,22 @@ def _identified(folder: Path, trees: Sequence[tuple[Claim, Tree]]) -> Evidence:
 
 def _trees(claims: Claims) -> Iterator[tuple[Claim, Tree]]:
     """One claim of each experiment whose files can be read, with what they say."""
+    known = {found.id: found for name in benchmarks() for found in _experiments(name)}
     for claim in {claim.experiment: claim for claim in reversed(claims.all)}.values():
         try:
-            yield claim, {"mix": {"name": "none"}, **experiment(claim.experiment).tree}
+            # a name without epochs is none of those
+            found = known.get(claim.experiment) or experiment(claim.experiment)
+            yield claim, {"mix": {"name": "none"}, **found.tree}
         except MixcoreError:
             continue
+
+
+def _experiments(name: str) -> Sequence[Experiment]:
+    """Those of a benchmark; none where its files are broken, which ends no report."""
+    try:
+        return list(benchmark(name).experiments())
+    except MixcoreError:
+        return ()
 
 
 def _nearest(row: Evidence, trees: Sequence[tuple[Claim, Tree]]) -> list[Claim]:
