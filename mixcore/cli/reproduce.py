@@ -54,6 +54,7 @@ def command(
     claim = claims.find(claim_id)
     runs = trials(claim, seeds, epochs_scale, overrides)
     typed = command_of(claim, seeds, epochs_scale, overrides, runs[0].loaded.places)
+    typed += f" --nproc {nproc}" if nproc else ""
     leads = find_place(os.environ).rank == 0
     for trial in runs[:1] if dry_run else runs:
         ctx.invoke(

@@ -23,6 +23,8 @@ class Comparison:
 
     standings: Mapping[str, Standing]
     """Of each claim, by its id."""
+    rows: Mapping[str, tuple[Evidence, ...]]
+    """Those that are evidence of a claim, by its id."""
     faults: tuple[str, ...]
     """What was refused, and why."""
 
@@ -35,11 +37,13 @@ def compare(
     An experiment is resolved only where there is a row of it.
     """
     faults = _of_no_claim(claims, rows)
-    standings = {}
+    standings, counted = {}, {}
     for claim in claims if chosen is None else chosen:
         own = [(place, row) for place, row in rows if row.experiment == claim.experiment]
-        standings[claim.id] = standing(claim, _fitting(claim, own, faults))
-    return Comparison(standings=standings, faults=tuple(dict.fromkeys(faults)))
+        fitting = _fitting(claim, own, faults)
+        standings[claim.id] = standing(claim, fitting)
+        counted[claim.id] = tuple(row for row, _ in fitting)
+    return Comparison(standings=standings, rows=counted, faults=tuple(dict.fromkeys(faults)))
 
 
 def _of_no_claim(claims: Claims, rows: Iterable[tuple[object, Evidence]]) -> list[str]:

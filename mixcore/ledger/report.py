@@ -12,6 +12,7 @@ from mixcore.errors import StorageError
 from mixcore.files import replace_file
 from mixcore.ledger.claims import Claim, Claims
 from mixcore.ledger.compare import Comparison
+from mixcore.ledger.evidence import Evidence
 from mixcore.ledger.picture import draw, picture_advice
 from mixcore.ledger.status import STATUSES, Standing
 
@@ -75,7 +76,7 @@ def _markdown(
     told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     lines = ["# Claimed against reproduced", "", f"{len(claims.all)} claims: {told}.", ""]
     if tried:
-        lines += [*_legend(), "", *_table(tried), "", *_predictors(tried), *_notes(claims, tried)]
+        lines += [*_legend(), "", *_table(tried), "", *_predictors(tried), *_notes(claims, tried), *_runs(compared)]
     if faults:
         lines += ["## Not counted", "", *(f"- {fault}" for fault in faults), ""]
     return "\n".join(lines)
@@ -96,6 +97,26 @@ def _table(tried: Sequence[tuple[Claim, Standing]]) -> Iterator[str]:
     yield _row(["---:" if head in _NUMBERS else "---" for head in heads])
     for claim, standing in tried:
         yield _row(_cells(claim, standing)[:-1])
+
+
+def _runs(compared: Comparison) -> Iterator[str]:
+    """Every run that was looked at, once: what it gave, where, with what, and by which command."""
+    rows = list({id(row): row for of in compared.rows.values() for row in of}.values())
+    yield from ("## Runs", "")
+    heads = ("experiment", "seed", "value", "epochs", "device", "processes", "hours", "mixcore", "torch", "commit")
+    yield _row(heads)
+    yield _row(["---"] * len(heads))
+    for row in rows:
+        versions = [str(row.versions.get(name, "")) for name in ("mixcore", "torch")]
+        numbers = f"{row.seed}", f"{row.value:.2f}", f"{row.epochs}", row.device, f"{row.processes}"
+        yield _row([row.experiment, *numbers, f"{row.seconds['wall'] / 3600:.2f}", *versions, _commit(row)])
+    commands = dict.fromkeys(row.command for row in rows if row.command)
+    yield from ("", "```", *commands, "```", "")
+
+
+def _commit(row: Evidence) -> str:
+    told = row.git or {}
+    return f"{str(told.get('commit', ''))[:10]}{' and changes' if told.get('modified') else ''}"
 
 
 def _row(cells: Sequence[str]) -> str:

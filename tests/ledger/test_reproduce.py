@@ -132,6 +132,8 @@ def test_claims_and_report_tell_what_was_found(tiny: Path, capsys: pytest.Captur
     assert f"- {averaged}: ema " in text
     assert f"- {VANILLA}: A page of a paper prints 61.00" in text
     assert "## Not counted" in text
+    assert f"```\nmixcore reproduce {VANILLA} --seeds 1 --epochs-scale 0.5\n" in text
+    assert text.count(f"| {VANILLA} | 0 |") == 1, "a run of two claims is told once"
     assert Path("report/report.png").read_bytes().startswith(b"\x89PNG")
 
 
