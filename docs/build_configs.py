@@ -41,10 +41,10 @@ mixcore show imagenet-deit.deit_small.cutmix.ep300
 
 A benchmark is a folder of [mixcore_plugins_builtin/benchmarks](../mixcore_plugins_builtin/benchmarks): a file per
 backbone, which mixes nothing, and `methods.toml`, where each method has its settings and exceptions stand below them.
-Batch sizes count over all processes; a comment in the file says on how many GPUs the published runs were. AttentiveMix+,
-SuperMix, and TokenMix on ImageNet, need the published weights of their teachers, which timm fetches. How data sets lie on
-disk is in [docs/datasets.md](../docs/datasets.md); the numbers that were published, and how to verify one, in
-[docs/ledger.md](../docs/ledger.md).
+Batch sizes count over all processes; a comment in the file says on how many GPUs the published runs were.
+AttentiveMix+, SuperMix, and TokenMix on ImageNet, need the published weights of their teachers, which timm fetches.
+How data sets lie on disk is in [docs/datasets.md](../docs/datasets.md); the numbers that were published, and how to
+verify one, in [docs/ledger.md](../docs/ledger.md).
 """
 MEASURED = """## Measured
 
