@@ -148,8 +148,8 @@ def list_experiments() -> list[Experiment]:
 def experiment(name: str) -> Experiment:
     """The experiment of the name `<benchmark>.<backbone>.<method>.ep<epochs>`.
 
-    Without the last part its length is the one in the backbone's file, or else the first that was published. ConfigError,
-    with the nearest names, where the name has another form or a part that is not known.
+    Without the last part its length is the one in the backbone's file, or else the first that was published.
+    ConfigError, with the nearest names, where the name has another form or a part that is not known.
     """
     parts = name.split(".")
     if not 3 <= len(parts) <= 4 or not all(parts):
