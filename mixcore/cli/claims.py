@@ -54,7 +54,7 @@ def command(
     claims = load_claims()
     chosen = claims.select(filters) if claim_id is None else [claims.find(claim_id)]
     rows, faults = read_rows(ctx, evidence)
-    compared = compare(claims, rows)
+    compared = compare(claims, rows, chosen)
     chosen = [claim for claim in chosen if status in (None, compared.standings[claim.id].status)]
     if as_json:
         found = [_as_json(claims, claim, compared.standings[claim.id]) for claim in chosen]

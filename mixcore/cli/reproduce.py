@@ -72,5 +72,5 @@ def command(
         click.echo("".join(f"# seed {trial.seed}: {trial.folder.path}\n" for trial in runs) + f"# {typed}")
         return
     rows, _ = read_evidence(evidence)
-    standing = compare(claims, rows).standings[claim_id]
+    standing = compare(claims, rows, [claim]).standings[claim_id]
     click.echo(f"{claim_id}, {claim.value:.2f} claimed: {standing.status} {standing.said}")

@@ -78,6 +78,8 @@ class Claim:
     """Images of the training set, where that is certain."""
     validation: int | None = attrs.field(default=None, validator=optional(_COUNT))
     """Images of the validation set, where that is certain."""
+    readers: tuple[str, ...] = attrs.field(default=(), converter=tuple, validator=deep_iterable(_TEXT))
+    """Data plugins beside the experiment's own that give the same images, augmented in the same way."""
     note: str | None = attrs.field(default=None, validator=optional(_TEXT))
     """What to know before a comparison."""
 

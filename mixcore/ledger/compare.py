@@ -27,14 +27,16 @@ class Comparison:
     """What was refused, and why."""
 
 
-def compare(claims: Claims, rows: Sequence[tuple[object, Evidence]]) -> Comparison:
-    """Where each of the `claims` stands by the `rows`, each given with the file or folder that it came from.
+def compare(
+    claims: Claims, rows: Sequence[tuple[object, Evidence]], chosen: Sequence[Claim] | None = None
+) -> Comparison:
+    """Where the `chosen` of the `claims`, or all, stand by the `rows`, each given with its file or folder.
 
     An experiment is resolved only where there is a row of it.
     """
     faults = _of_no_claim(claims, rows)
     standings = {}
-    for claim in claims:
+    for claim in claims if chosen is None else chosen:
         own = [(place, row) for place, row in rows if row.experiment == claim.experiment]
         standings[claim.id] = standing(claim, _fitting(claim, own, faults))
     return Comparison(standings=standings, faults=tuple(dict.fromkeys(faults)))

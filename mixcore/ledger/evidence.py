@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 from attrs.validators import deep_mapping, ge, in_, instance_of, matches_re, optional
 
+from mixcore.config.text import tree_faults
 from mixcore.errors import MixcoreError
 from mixcore.files import replace_file
 from mixcore.run.resolve import digest_of
@@ -24,7 +25,7 @@ __all__ = ["Evidence", "EvidenceError", "path_of", "read_evidence", "read_row", 
 FORMAT = 1
 _NAME = [instance_of(str), matches_re(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*")]
 _DIGEST = [instance_of(str), matches_re(r"[0-9a-f]{32}")]
-_TABLE = instance_of(dict)
+_TABLE: Any = instance_of(dict)
 
 
 class EvidenceError(MixcoreError):
@@ -52,6 +53,12 @@ def _fingerprints(_row: object, attribute: attrs.Attribute[Any], value: object) 
         raise TypeError(f"'{attribute.name}' must give samples and hash of training and validation: {value!r}")
 
 
+def _usable(_row: object, attribute: attrs.Attribute[Any], value: dict[str, Any]) -> None:
+    faults = tree_faults(value)
+    if faults:
+        raise ValueError(f"'{attribute.name}' is none that can be used: {faults[0]}")
+
+
 @attrs.frozen(kw_only=True)
 class Evidence:
     """What a finished run found. Accuracies in percent, times in seconds."""
@@ -62,7 +69,7 @@ class Evidence:
     """Hash of `configuration`."""
     run_digest: str = attrs.field(validator=_DIGEST)
     """The same with the seed."""
-    configuration: dict[str, Any] = attrs.field(validator=_TABLE)
+    configuration: dict[str, Any] = attrs.field(validator=[_TABLE, _usable])
     """All that determined the numbers, but the seed."""
     seed: int = attrs.field(validator=[_whole, ge(0)])
     protocol: str = attrs.field(validator=instance_of(str))
@@ -86,6 +93,10 @@ class Evidence:
     """`wall`, `train` and `evaluate`."""
     data: dict[str, Any] = attrs.field(validator=_fingerprints)
     """How many samples the sets had, and the hash of them."""
+    legacy: dict[str, float] = attrs.field(factory=dict, validator=deep_mapping(instance_of(str), _finite, _TABLE))
+    """Of every predictor by the legacy form of the protocol, which counts as scripts of published tables do."""
+    legacy_largest: float | None = attrs.field(default=None, validator=optional(_finite))
+    """The largest over all predictors, as those scripts find it."""
     format: int = attrs.field(default=FORMAT, validator=in_((FORMAT,)))
 
     def __attrs_post_init__(self) -> None:
@@ -93,13 +104,18 @@ class Evidence:
             raise ValueError("'experiment_digest' is not that of 'configuration': one of them was changed")
         if digest_of({**self.configuration, "seed": self.seed}) != self.run_digest:
             raise ValueError("'run_digest' is not that of 'configuration' with 'seed': one of them was changed")
-        asked = self.configuration.get("schedule", {}).get("epochs")
+        asked = self.configured("schedule", "epochs")
         if self.epochs != asked:
             raise ValueError(f"'epochs' is {self.epochs}, and its configuration asks for {asked}")
         if self.value not in self.values.values():
             raise ValueError(f"'value' is {self.value}, and none of 'values' is")
         if "wall" not in self.seconds:
             raise ValueError("'seconds' has no wall")
+
+    def configured(self, table: str, key: str) -> Any:
+        """What its configuration says there; None where it says nothing."""
+        found = self.configuration.get(table)
+        return found.get(key) if isinstance(found, dict) else None
 
 
 def path_of(folder: Path, row: Evidence) -> Path:

@@ -9,8 +9,9 @@ from typing import Any
 
 import tomli
 
+from mixcore.config.schema import PROTOCOL
 from mixcore.errors import MixcoreError
-from mixcore.evaluate.protocol import protocol_result
+from mixcore.evaluate.protocol import best_predictor, protocol_result
 from mixcore.ledger.evidence import Evidence, EvidenceError
 from mixcore.logs.jsonl import read_records
 from mixcore.run.folder import RunFolder
@@ -37,6 +38,8 @@ def evidence_of(folder: RunFolder, experiment: str, command: str) -> Evidence:
         if isinstance(error, MixcoreError) and not folder.path.is_dir():
             raise EvidenceError(f"there is no run folder {folder.path}") from error
         raise EvidenceError(f"{folder.path} is no finished run: {error}") from error
+    if not records:
+        raise EvidenceError(f"{folder.path} is no finished run: its metrics.jsonl has no epoch")
     lacking = [key for key in _NEEDED if key not in summary]
     if lacking:
         raise EvidenceError(f"{folder.path} is no finished run: its summary.json lacks {', '.join(lacking)}")
@@ -44,9 +47,16 @@ def evidence_of(folder: RunFolder, experiment: str, command: str) -> Evidence:
         raise EvidenceError(f"{folder.path}: its config.toml is not the one it was trained with; put that one back")
     seed = configuration.pop("seed")
     metric, protocol = summary["metric"], summary["protocol"]
-    values = _values(records, metric, protocol)
-    if summary["predictor"] not in values:
+    series = _series(records, metric)
+    values = _values(series, protocol)
+    value = values.get(summary["predictor"])
+    if value is None:
         raise EvidenceError(f"{folder.path} ended without a finite {metric} of its predictor {summary['predictor']}")
+    if value != summary["value"]:
+        raise EvidenceError(
+            f"{folder.path}: {protocol} of its metrics.jsonl is {value}, its summary.json says {summary['value']}; "
+            "one of them was changed"
+        )
     try:
         return Evidence(
             experiment=experiment,
@@ -56,8 +66,9 @@ def evidence_of(folder: RunFolder, experiment: str, command: str) -> Evidence:
             seed=seed,
             protocol=protocol,
             metric=metric,
-            value=values[summary["predictor"]],
+            value=value,
             values=values,
+            **_legacy(series, f"{protocol}-legacy"),
             epochs=len(records),
             command=command,
             git=environment.get("git"),
@@ -77,12 +88,25 @@ def _configuration(folder: RunFolder) -> dict[str, Any]:
     return determining(tree, load_config(folder.config).places)
 
 
-def _values(records: Sequence[Mapping[str, Any]], metric: str, protocol: str) -> dict[str, float]:
-    """What `protocol` gives of each predictor; those are left out where it is not finite."""
+def _series(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, list[float]]:
+    """The metric of every epoch, by predictor; NaN where it was not finite."""
     prefix = f"val/{metric}/"
-    names = [key.removeprefix(prefix) for key in (records[-1] if records else ()) if key.startswith(prefix)]
-    found = {}
-    for name in names:
-        series = [math.nan if (value := record.get(prefix + name)) is None else value for record in records]
-        found[name] = protocol_result(protocol, series, allow_partial=True).value
+    keys = [key for key in records[-1] if key.startswith(prefix)]
+    return {
+        key.removeprefix(prefix): [math.nan if record.get(key) is None else record[key] for record in records]
+        for key in keys
+    }
+
+
+def _values(series: Mapping[str, Sequence[float]], protocol: str) -> dict[str, float]:
+    """What the protocol gives of each predictor; those are left out for which it is not finite."""
+    found = {name: protocol_result(protocol, values, allow_partial=True).value for name, values in series.items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _legacy(series: Mapping[str, Sequence[float]], protocol: str) -> dict[str, Any]:
+    """The fields of a row that the legacy form of its protocol gives, where there is one."""
+    if not PROTOCOL.fullmatch(protocol):
+        return {}
+    largest = best_predictor(protocol, series, allow_partial=True)[1].value
+    return {"legacy": _values(series, protocol), "legacy_largest": largest if math.isfinite(largest) else None}

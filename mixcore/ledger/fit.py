@@ -43,14 +43,14 @@ def fit(row: Evidence, claim: Claim, wanted: Loaded) -> Fit:
     """Compare `row` with the experiment of `claim`, which is `wanted` as it is configured today."""
     epochs = wanted.config.schedule.epochs
     found = [] if row.experiment_digest == wanted.experiment else _differences(row, wanted)
-    may = [difference for difference in found if difference.key in _NUMERICS or difference.key == _READER]
-    reader_differs = any(difference.key == _READER for difference in found)
+    read_so = any(difference.key == _READER and difference.there in claim.readers for difference in found)
+    may = [difference for difference in found if difference.key in _NUMERICS or (read_so and difference.key == _READER)]
     refused = [
         str(difference)
         for difference in found
         if difference not in may
         and not (difference.key in _LENGTH and row.epochs < epochs)
-        and not (reader_differs and _is_of_one_reader(difference))
+        and not (read_so and _is_of_one_reader(difference))
     ]
     refused += _another_protocol(row, claim, wanted) + _another_size(row, claim)
     return Fit(epochs=epochs, refused=tuple(refused), remarks=tuple(map(_remark, may)))

@@ -6,13 +6,14 @@ what the run's configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import attrs
 
 from mixcore.errors import MixcoreError
-from mixcore.ledger.benchmarks import experiment
+from mixcore.ledger.benchmarks import Experiment, benchmark, benchmarks, experiment
 from mixcore.ledger.claims import Claim, Claims
 from mixcore.ledger.evidence import Evidence, EvidenceError
 from mixcore.ledger.finished import evidence_of
@@ -22,6 +23,8 @@ from mixcore.run.folder import ABSENT, RunFolder, differences
 
 __all__ = ["rows_of_runs"]
 
+Tree: TypeAlias = Mapping[str, Any]
+
 _RESOLVED = 12
 """Experiments that are compared in full: more than lengths of one backbone and method."""
 
@@ -30,18 +33,19 @@ def rows_of_runs(folders: Iterable[Path], claims: Claims) -> tuple[list[tuple[Pa
     """The rows of finished runs with their folders, and one line per folder that gives none."""
     rows: list[tuple[Path, Evidence]] = []
     faults: list[str] = []
+    trees = list(_trees(claims))
     for folder in folders:
         try:
-            rows.append((folder, _identified(folder, claims)))
+            rows.append((folder, _identified(folder, trees)))
         except MixcoreError as error:
             faults.append(str(error))
     return rows, faults
 
 
-def _identified(folder: Path, claims: Claims) -> Evidence:
+def _identified(folder: Path, trees: Sequence[tuple[Claim, Tree]]) -> Evidence:
     """The row of a run, as one of the experiment that it is of: the shortest one, where it is a shortened run."""
     row = evidence_of(RunFolder(folder), "unknown", "")
-    found = [(claim, fits) for claim in _nearest(row, claims) if (fits := _fit(row, claim)) is not None]
+    found = [(claim, fits) for claim in _nearest(row, trees) if (fits := _fit(row, claim)) is not None]
     if not found:
         raise EvidenceError(f"{folder} is of no claim's experiment")
     of = [(claim, fits) for claim, fits in found if not fits.refused]
@@ -53,22 +57,33 @@ def _identified(folder: Path, claims: Claims) -> Evidence:
     return attrs.evolve(row, experiment=claim.experiment)
 
 
-def _nearest(row: Evidence, claims: Claims) -> list[Claim]:
-    """A claim of each of the experiments whose files differ in the fewest keys from the run's configuration."""
-    one_each = {claim.experiment: claim for claim in reversed(claims.all)}.values()
-    distances = [(_distance(row, claim), claim) for claim in one_each]
-    known = [(distance, claim) for distance, claim in distances if distance is not None]
-    return [claim for _, claim in sorted(known, key=lambda pair: pair[0])[:_RESOLVED]]
+def _trees(claims: Claims) -> Iterator[tuple[Claim, Tree]]:
+    """One claim of each experiment whose files can be read, with what they say."""
+    known = {found.id: found for name in benchmarks() for found in _experiments(name)}
+    for claim in {claim.experiment: claim for claim in reversed(claims.all)}.values():
+        try:
+            # a name without epochs is none of those
+            found = known.get(claim.experiment) or experiment(claim.experiment)
+            yield claim, {"mix": {"name": "none"}, **found.tree}
+        except MixcoreError:
+            continue
 
 
-def _distance(row: Evidence, claim: Claim) -> int | None:
-    """How many keys of the experiment's files have another value in the row; None where it has no such files."""
+def _experiments(name: str) -> Sequence[Experiment]:
+    """Those of a benchmark; none where its files are broken, which ends no report."""
     try:
-        tree = experiment(claim.experiment).tree
+        return list(benchmark(name).experiments())
     except MixcoreError:
-        return None
-    changed = differences({"mix": {"name": "none"}, **tree}, row.configuration)
-    return sum(difference.there is not ABSENT for difference in changed)
+        return ()
+
+
+def _nearest(row: Evidence, trees: Sequence[tuple[Claim, Tree]]) -> list[Claim]:
+    """Claims of the experiments of whose keys the fewest have another value in the row."""
+
+    def distance(pair: tuple[Claim, Tree]) -> int:
+        return sum(found.there is not ABSENT for found in differences(pair[1], row.configuration))
+
+    return [claim for claim, _ in sorted(trees, key=distance)[:_RESOLVED]]
 
 
 def _fit(row: Evidence, claim: Claim) -> Fit | None:

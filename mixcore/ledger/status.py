@@ -37,6 +37,8 @@ class Standing:
     """The mean minus the claim."""
     tolerance: float | None = None
     """How far the mean may be from the claim; None where it is partial."""
+    legacy: float | None = None
+    """Mean by the legacy form of the protocol; no status follows from it."""
     predictors: Mapping[str, float] = {}
     """Mean of every predictor, by name."""
     lacking: tuple[str, ...] = ()
@@ -80,6 +82,7 @@ def standing(claim: Claim, fitting: Sequence[tuple[Evidence, Fit]]) -> Standing:
         deviation=statistics.pstdev(means) if len(means) > 1 else None,
         difference=mean - claim.value,
         tolerance=tolerance,
+        legacy=_legacy([row for row, _ in counted], claim),
         predictors=_by_predictor([row for row, _ in counted]),
         lacking=tuple(lacking),
         remarks=tuple(dict.fromkeys(remark for _, fit in counted for remark in fit.remarks)),
@@ -94,6 +97,18 @@ def _standard_error(values: Sequence[float]) -> float:
 def _value(row: Evidence, claim: Claim) -> float:
     """What the claim is compared with: the run's own predictor, or the best of all of them where the claim is that."""
     return max(row.values.values()) if claim.over_predictors else row.value
+
+
+def _legacy(rows: Sequence[Evidence], claim: Claim) -> float | None:
+    """The mean of all rows, where each has a value."""
+    found = [row.legacy_largest if claim.over_predictors else _own_legacy(row) for row in rows]
+    values = [value for value in found if value is not None]
+    return statistics.fmean(values) if len(values) == len(rows) else None
+
+
+def _own_legacy(row: Evidence) -> float | None:
+    """Of the run's own predictor."""
+    return row.legacy.get(row.configured("eval", "predictor"))
 
 
 def _seeds(counted: Iterable[tuple[Evidence, Fit]]) -> list[int]:

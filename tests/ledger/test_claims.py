@@ -12,7 +12,6 @@ import attrs
 import pytest
 
 from mixcore.errors import BrokenPluginError, ConfigError
-from mixcore.ledger.benchmarks import benchmarks, experiment
 from mixcore.ledger.claims import Claims, load_claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +49,7 @@ def test_every_claim_says_what_the_page_says(claims: Claims) -> None:
     marks = {"official": "official_reproduction", "preprint": "preprint_reimplementation"}
     for claim in claims:
         expected = {key: value for key, value in said[claim.id].items() if key != "source"}
+        assert claim.readers == (("parquet",) if claim.benchmark in ("cifar10", "cifar100") else ())
         own = {key: value for key, value in attrs.asdict(claim).items() if key in expected}
         own |= {flag: True for mark, flag in marks.items() if claim.mark == mark}
         assert own == expected
@@ -71,15 +71,6 @@ def test_a_claim_says_where_it_stands_and_what_of(claims: Claims) -> None:
     assert claim.over_predictors
     assert not claims.find("imagenet-rsb-a3.resnet50.mixup.ep100").over_predictors
     assert (claim.training, claim.validation) == (1_281_167, 50_000)
-
-
-def test_the_experiments_of_claims_are_those_that_were_published(claims: Claims) -> None:
-    shipped = set(benchmarks())
-    found = [(claim, experiment(claim.experiment)) for claim in claims if claim.benchmark in shipped]
-    assert len(found) >= 128, "CIFAR-100 alone has as many"
-    for claim, published in found:
-        assert claim.epochs in (None, published.epochs), claim.id
-        assert claim.protocol in ("claimed", published.tree["eval"]["protocol"]), claim.id
 
 
 def test_a_page_of_its_own_has_the_experiments_of_the_benchmark(claims: Claims) -> None:

@@ -36,6 +36,10 @@ def test_a_row_is_written_once_and_read_back(make_row: Callable[..., Evidence], 
     assert read_evidence(folder / "nowhere") == ([], [])
 
 
+def _deep(levels: int) -> dict[str, Any]:
+    return {"a": _deep(levels - 1)} if levels else {}
+
+
 def _changed(**changes: Any) -> Callable[[dict[str, Any]], object]:
     return lambda row: row.update(changes)
 
@@ -55,6 +59,9 @@ def _changed(**changes: Any) -> Callable[[dict[str, Any]], object]:
         (_changed(seed=1), "'run_digest' is not that of"),
         (_changed(epochs=0), "'epochs' must be >= 1"),
         (_changed(epochs=100), "'epochs' is 100, and its configuration asks for 200"),
+        (_changed(configuration={"schedule": 3}), "'experiment_digest' is not that of"),
+        (_changed(configuration={"a": 2**70}), "'configuration' is none that can be used: .* 64 bits"),
+        (lambda row: row.update(configuration=_deep(90)), "'configuration' is none that can be used: .*nested deeper"),
         (_changed(configuration={}), "'experiment_digest' is not that of"),
         (_changed(experiment="../elsewhere"), "'experiment' must match"),
         (_changed(seconds={"train": 1.0}), "'seconds' has no wall"),

@@ -58,6 +58,9 @@ def test_number_formats_are_remarked_and_no_more(make_row: Rows, experiment: Exp
 
 def test_another_reader_of_the_same_data_fits(make_row: Rows, experiment: Experiments, claim: Claim) -> None:
     wanted = experiment("data.name=cifar100")
+    refused = fit(make_row("data.name=parquet"), claim, wanted).refused
+    assert 'data.name is "parquet" there and "cifar100" now' in refused
+    claim = attrs.evolve(claim, readers=["parquet"])
     reader = ("data.name=parquet", "data.mean=[0.4914, 0.4822, 0.4465]", "data.std=[0.2023, 0.1994, 0.201]")
     row = make_row(*reader)
     assert row.configuration["data"].keys() != wanted.resolved["data"].keys()
@@ -78,6 +81,28 @@ def test_an_option_that_came_after_the_run_has_its_default(
     assert refused == ("loss.smoothing is 0.0 there and 0.1 now",)
     gone = _of_configuration(row, {**row.configuration, "loss": {"name": "of_a_plugin_that_is_gone"}})
     assert fit(gone, claim, experiment()).refused[0].startswith('loss.name is "of_a_plugin_that_is_gone" there')
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"mix": 3},
+        {"mix": [3, {}]},
+        {"data": []},
+        {"data": {"name": None}},
+        {"train": {"precision": {"deep": [{"er": 1}]}}},
+        {"eval": "best"},
+        {"": {"": 0}},
+        {"optimizer": {"lr": "much"}, "backbone": {"name": "../x"}},
+    ],
+)
+def test_a_row_of_whatever_configuration_is_refused_in_words(
+    make_row: Rows, experiment: Experiments, claim: Claim, odd: dict[str, Any]
+) -> None:
+    row = make_row()
+    refused = fit(_of_configuration(row, {**row.configuration, **odd}), claim, experiment()).refused
+    assert refused
+    assert all(line.startswith(tuple(odd)) for line in refused)
 
 
 def _of_configuration(row: Evidence, configuration: dict[str, Any]) -> Evidence:

@@ -60,6 +60,14 @@ def test_a_claim_is_reproduced_stopped_and_continued(
     row = rows()[1]
     assert (row.experiment, row.epochs, row.protocol, row.processes) == (VANILLA, 2, "best", 1)
     assert row.command == f"mixcore reproduce {VANILLA} --seeds 2"
+    records = [
+        json.loads(line) for line in Path(f"runs/reproduce/{VANILLA}/seed-1/metrics.jsonl").read_text().splitlines()
+    ]
+    series = [record["val/top1"] for record in records]
+    assert row.value == max(series)
+    # the 99th percentile of two values lies 0.99 of the way up; a run of one predictor has no better one
+    expected = (max(series) + min(series) + 0.99 * (max(series) - min(series))) / 2
+    assert row.legacy["model"] == row.legacy_largest == pytest.approx(expected)
     assert row.data["training"]["samples"] == 1442
     assert row.seconds["wall"] > 0
     assert row.versions["plugins"]["digits"].startswith("mixcore ")
@@ -235,9 +243,10 @@ def test_the_recorded_command_says_nothing_of_this_machine() -> None:
     ("file", "change", "message"),
     [
         ("summary.json", None, "is no finished run"),
-        ("metrics.jsonl", None, "ended without a finite top1"),
+        ("metrics.jsonl", None, "its metrics.jsonl has no epoch"),
         ("environment.json", None, "is no finished run"),
         ("config.toml", lambda text: text.replace("lr = 0.2", "lr = 0.3"), "not the one it was trained with"),
+        ("metrics.jsonl", lambda text: text[: text.index("\n") + 1], "one of them was changed"),
         ("summary.json", lambda text: text.replace('"seconds"', '"minutes"'), "its summary.json lacks seconds"),
     ],
 )

@@ -81,6 +81,14 @@ def test_a_claim_over_predictors_is_compared_with_the_best_of_each_run(make_row:
     assert found.predictors == pytest.approx({"model": 235.0 / 3, "k_mix": 236.0 / 3})
 
 
+def test_the_legacy_form_is_told_beside(make_row: Rows, claim: Claim) -> None:
+    told = [{"legacy": {"model": 78.0, "k_mix": 78.6}, "legacy_largest": 78.7}, {"legacy": {"model": 79.0}}]
+    rows = [make_row(seed=seed, **legacy) for seed, legacy in enumerate(told)]
+    assert of(claim, rows).legacy == pytest.approx(78.5)
+    assert of(attrs.evolve(claim, over_predictors=True), rows[:1]).legacy == pytest.approx(78.7)
+    assert of(attrs.evolve(claim, over_predictors=True), rows).legacy is None, "one of them says nothing of it"
+
+
 def test_remarks_of_all_counted_runs_are_told_once(make_row: Rows, claim: Claim) -> None:
     fits = [Fit(epochs=200, remarks=("precision bf16",)), Fit(epochs=200, remarks=("precision bf16", "compile true"))]
     rows = [make_row(seed=0), make_row(seed=1)]
