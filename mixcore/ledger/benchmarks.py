@@ -28,7 +28,7 @@ GROUP = "mixcore.benchmarks"
 """Entry points of packages that hold folders of benchmarks; the entry points' own names say nothing."""
 METHODS = "methods.toml"
 FORM = "<benchmark>.<backbone>.<method>.ep<epochs>"
-"""Name of an experiment; without the last part the epochs are those of the backbone's file."""
+"""Name of an experiment; the last part may be left out."""
 _ABOUT = "benchmark"
 _EXCEPTION = "exception"
 _LIMITS = ("backbones", "epochs")
@@ -109,7 +109,7 @@ class Benchmark:
         return tuple(epochs for epochs in lengths if self.methods[method].holds(backbone, method, epochs))
 
     def compose(self, backbone: str, method: str, epochs: int) -> Experiment:
-        """The experiment of these parts, which must be the benchmark's: :func:`experiment` says what else they are."""
+        """The experiment of parts that the benchmark has; :func:`experiment` checks that it has them."""
         parts = [layer for where, layer in self.parts if where.holds(backbone, method, epochs)]
         length = Layer({"schedule": {"epochs": epochs}}, {}, f"ep{epochs}")
         layers = (*self.backbones[backbone], *parts, length)
@@ -148,8 +148,8 @@ def list_experiments() -> list[Experiment]:
 def experiment(name: str) -> Experiment:
     """The experiment of the name `<benchmark>.<backbone>.<method>.ep<epochs>`.
 
-    Without the last part its length is the one in the backbone's file. ConfigError, with the nearest names, where the
-    name has another form or a part that is not known.
+    Without the last part its length is the one in the backbone's file, or else the first that was published.
+    ConfigError, with the nearest names, where the name has another form or a part that is not known.
     """
     parts = name.split(".")
     if not 3 <= len(parts) <= 4 or not all(parts):
@@ -162,9 +162,11 @@ def experiment(name: str) -> Experiment:
     known = [method for method in found.methods if found.epochs_of(backbone, method)]
     if method not in known:
         raise ConfigError(f"{cut(name)}: {found.name} with {backbone} has no method {_choice(method, known)}")
-    lengths = [f"ep{epochs}" for epochs in found.epochs_of(backbone, method)]
+    published = found.epochs_of(backbone, method)
     if len(parts) == 3:
-        return found.compose(backbone, method, _merged(found.backbones[backbone], name).tree["schedule"]["epochs"])
+        usual = _merged(found.backbones[backbone], name).tree.get("schedule", {}).get("epochs")
+        return found.compose(backbone, method, usual if usual in published else published[0])
+    lengths = [f"ep{epochs}" for epochs in published]
     if parts[3] not in lengths:
         raise ConfigError(
             f"{cut(name)}: this was published with {', '.join(lengths)}, found {cut(parts[3])}; for another length add "

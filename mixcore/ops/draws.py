@@ -42,14 +42,22 @@ def _shapes(shape: float, count: int) -> Tensor:
     return torch.full((count,), shape, dtype=torch.float64, device="cpu")
 
 
-def beta(alpha: float, rng: Generator) -> float:
-    """One draw of Beta(alpha, alpha), alpha > 0, as a Python float in [0, 1]: it can be read without a device stall."""
-    if alpha == 1:
+def beta(alpha: float, rng: Generator, second: float | None = None) -> float:
+    """One draw of Beta(alpha, alpha), or Beta(alpha, second), as a Python float in [0, 1]: reading it stalls nothing.
+
+    Raises ValueError for a parameter that is not above 0.
+    """
+    if second is not None and second != alpha:
+        pairs = [_gamma_draws(shape, 1, rng) for shape in (alpha, second)]
+        (g1, u1), (g2, u2) = ((gamma.item(), draw.item()) for gamma, draw in pairs)
+        difference = math.log(g1 / g2) + math.log(1 - u1) / alpha - math.log(1 - u2) / second
+    elif alpha == 1:
         return uniforms(1, rng=rng).item()  # Beta(1, 1) is uniform
-    gammas, draws = _gamma_draws(alpha, 2, rng)
-    (g1, g2), (u1, u2) = gammas.tolist(), draws.tolist()
-    # in Python, not in tensors: this runs every iteration, and each tensor operation costs more than the whole formula
-    difference = math.log(g1 / g2) + math.log((1 - u1) / (1 - u2)) / alpha
+    else:
+        gammas, draws = _gamma_draws(alpha, 2, rng)
+        (g1, g2), (u1, u2) = gammas.tolist(), draws.tolist()
+        # in Python, not in tensors: this runs every iteration, and each tensor operation costs more than the formula
+        difference = math.log(g1 / g2) + math.log((1 - u1) / (1 - u2)) / alpha
     smaller = math.exp(-abs(difference))
     return (1.0 if difference > 0 else smaller) / (1.0 + smaller)
 

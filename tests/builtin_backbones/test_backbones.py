@@ -215,6 +215,18 @@ def test_what_the_benchmark_relies_on_in_timm() -> None:
     assert found("convnext_tiny", nn.LayerNorm, "eps") == {1e-6}
 
 
+def test_what_timm_spares_from_weight_decay() -> None:
+    def spared(model: str) -> set[str]:
+        with torch.device("meta"):
+            network = TimmBackbone(model=model).build_backbone(task(size=(224, 224)))
+        return {name for name, _ in network.named_parameters() if name in network.no_weight_decay()}  # type: ignore
+
+    assert spared("deit_tiny_patch16_224") == {"cls_token", "pos_embed"}
+    tables = spared("swin_tiny_patch4_window7_224")
+    assert len(tables) == 12
+    assert all(name.endswith("relative_position_bias_table") for name in tables)
+
+
 def test_drop_path_of_a_resnet_is_linear_from_zero() -> None:
     with torch.device("meta"):
         network = TimmBackbone(model="resnet50", drop_path_rate=0.05).build_backbone(task())

@@ -112,8 +112,9 @@ def test_methods_may_be_several_mixers_or_none(shapes: Path) -> None:
     assert [table["name"] for table in experiment("shapes.small.pair.ep5").tree["mix"]] == ["mixup", "cutmix"]
 
 
-def test_without_a_length_it_is_that_of_the_file(shapes: Path) -> None:
+def test_without_a_length_it_is_that_of_the_file_or_the_first_published(shapes: Path) -> None:
     assert experiment("shapes.small.cut").id == "shapes.small.cut.ep3"
+    assert experiment("shapes.small.pair").id == "shapes.small.pair.ep5"  # published with this length alone
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,11 @@ def test_a_printed_alpha_that_is_not_followed_is_found() -> None:
 
 
 def distinct(name: str) -> Iterator[Experiment]:
-    """The experiments of a benchmark but those that differ from another one in the epochs alone."""
+    """The experiments of a benchmark but those that differ from another one in epochs and protocol alone."""
     seen = set()
     for found in benchmark(name).experiments():
         tree = found.tree
-        text = json.dumps({**tree, "schedule": {**tree["schedule"], "epochs": 0}}, sort_keys=True)
+        text = json.dumps({**tree, "schedule": {**tree["schedule"], "epochs": 0}, "eval": {}}, sort_keys=True)
         if text not in seen:
             seen.add(text)
             yield found

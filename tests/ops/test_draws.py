@@ -38,6 +38,18 @@ def test_the_python_route_has_the_same_law():
     assert draws.var() == pytest.approx(1 / (4 * 1.4), rel=0.02)
 
 
+@pytest.mark.parametrize(("first", "second"), [(2.0, 8.0), (0.3, 1.0), (1.0, 0.2)])
+def test_beta_of_two_parameters(first, second):
+    rng = generator(6)
+    draws = torch.tensor([beta(first, rng, second) for _ in range(10_000)], dtype=torch.float64)
+    total = first + second
+    assert draws.mean() == pytest.approx(first / total, abs=0.01)
+    assert draws.var() == pytest.approx(first * second / (total**2 * (total + 1)), rel=0.06)
+    assert beta(first, generator(7), first) == beta(first, generator(7))
+    with pytest.raises(ValueError, match="found 0"):
+        beta(first, rng, 0)
+
+
 def test_both_routes_make_the_same_number_of_the_same_draws():
     assert beta(0.3, generator(5)) == pytest.approx(beta_per_sample(0.3, 1, generator(5)).item(), rel=1e-12)
 

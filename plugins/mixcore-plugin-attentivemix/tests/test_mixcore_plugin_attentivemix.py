@@ -39,6 +39,7 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractTeacher(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": {"name": "teacher_feature", "teacher": teacher(), "size": 28}}
@@ -50,12 +51,14 @@ class TestContractTeacher(MixerContract):
     )
 
 
+@pytest.mark.slow
 class TestContractPaper(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": "feature", "top_k": 6}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractGrid(MixerContract):
     """Cells of unequal size, of a map with a value per pixel."""
 
@@ -65,6 +68,7 @@ class TestContractGrid(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractAttention(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": "attention"}
@@ -164,6 +168,15 @@ def test_alpha_moves_the_count():
         return torch.stack([made(images, labels, iteration=i).lam for i in range(60)]).std().item()
 
     assert spread(0.2) > spread(2.0) > spread(20.0)
+
+
+def test_beta_of_the_published_text_keeps_few_cells():
+    images, labels = batch(size=(28, 28))
+    made = mixer("fine_grained", grid=7, beta=8.0)
+    share = torch.stack([made(images, labels, iteration=i).lam for i in range(60)]).mean().item()
+    assert share == pytest.approx(2 / 10, abs=0.05), "the mean of Beta(2, 8)"
+    equal, absent = (mixer("fine_grained", grid=7, **given)(images, labels).lam for given in ({"beta": 2.0}, {}))
+    assert torch.equal(equal, absent)
 
 
 def test_a_fixed_number_of_cells_is_the_paper_s():
@@ -311,7 +324,9 @@ def test_what_is_kept_lies_on_the_cat_s_face(lite0):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"alpha": float("inf")}, {"top_k": 0}, {"grid": 0}])
+@pytest.mark.parametrize(
+    "options", [{"alpha": -1.0}, {"alpha": float("inf")}, {"beta": 0.0}, {"top_k": 0}, {"grid": 0}]
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         AttentiveMix(**options)

@@ -9,7 +9,7 @@ import math
 
 import attrs
 import torch
-from attrs.validators import ge, lt, optional
+from attrs.validators import and_, ge, gt, lt, optional
 from torch import Generator, Tensor
 
 from mixcore.api import (
@@ -66,6 +66,8 @@ class AttentiveMix:
 
     alpha: float = attrs.field(default=2.0, validator=[ge(0), lt(math.inf)])
     """Beta(alpha, alpha) gives the share of the cells that stay, one draw per batch; 0 turns mixing off."""
+    beta: float | None = attrs.field(default=None, validator=optional(and_(gt(0), lt(math.inf))))
+    """Second parameter of that draw, Beta(alpha, beta): 8 in the published text, not in its code; absent: alpha."""
     top_k: int | None = attrs.field(default=None, validator=optional(ge(1)))
     """So many cells stay, in place of a share that is drawn; the paper: 6."""
     grid: int | None = attrs.field(default=None, validator=optional(ge(1)))
@@ -81,7 +83,7 @@ class AttentiveMix:
         """The mixed batch, one count of cells for all; the batch itself where mixing is off."""
         if self.alpha == 0:
             return unmixed(images)
-        lam = beta(self.alpha, rng)
+        lam = beta(self.alpha, rng, self.beta)
         partner = send(draw_partners("permutation", images.shape[0], rng), images.device)
         with torch.no_grad():
             attention = probe.saliency(self.saliency, images, labels)
