@@ -90,16 +90,17 @@ def _entries(distribution: Distribution, group: str) -> list[Entry]:
     """The entries of one distribution. Raises ValueError, or whatever importlib.metadata stumbles over."""
     information: Any = distribution.metadata
     for key in ("Name", "Version"):
-        if not information[key]:
+        if not information.get(key):  # a key that is missing: the backport of importlib.metadata raises
             raise ValueError(f"it has no {key}")
+    requires = tuple(distribution.requires or ())  # each look parses the metadata anew
     return [
         Entry(
             name=name,
             value=value,
             distribution=information["Name"],
             version=information["Version"],
-            summary=information["Summary"] or "",
-            requires=tuple(distribution.requires or ()),
+            summary=information.get("Summary") or "",
+            requires=requires,
         )
         for name, value in lines_in(group, distribution.read_text("entry_points.txt") or "")
     ]

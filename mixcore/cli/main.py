@@ -24,6 +24,9 @@ VERBS = {
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
     "bench": "Measure what mixers cost.",
+    "claims": "List published numbers, or show one and how to run it.",
+    "reproduce": "Run the experiment of a published number, seed by seed.",
+    "report": "Compare published numbers with runs: table, CSV and picture.",
     "check": "Check that plugins keep the contract.",
     "new": "Make a new plugin: a distribution to fill in.",
 }
@@ -110,8 +113,8 @@ def _before_verb(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _trains(arguments: Sequence[str]) -> bool:
-    """Whether this is `mixcore run`: the one verb that a scheduler stops and starts again."""
-    return arguments[len(_before_verb(arguments)) :][:1] == ["run"]
+    """Whether this verb trains: those are what a scheduler stops and starts again."""
+    return arguments[len(_before_verb(arguments)) :][:1] in (["run"], ["reproduce"])
 
 
 def _message(error: Exception, arguments: Sequence[str], debug: bool) -> str:

@@ -35,7 +35,9 @@ def command(
     dry_run: bool,
     resume_from: str | None,
 ) -> None:
-    """Train what CONFIG says. The same command goes on with a run that was stopped.
+    """Train what CONFIG says: a file, or a published experiment by its name, such as cifar100.resnet18.mixup.ep200.
+
+    The same command goes on with a run that was stopped.
 
     Exit codes: 0 done, 1 failed while running, 2 refused before training, 75 preempted and 130 interrupted, both with a
     checkpoint written.
@@ -43,10 +45,10 @@ def command(
     import os
 
     from mixcore.config.run_dir import check_dir
-    from mixcore.run.resolve import load_config, read_config
+    from mixcore.ledger.named import find_configuration
 
     if not _among_several(os.environ):
-        read_config(config, overrides)  # before all that follows imports torch, which takes seconds
+        find_configuration(config, overrides)  # before all that follows imports torch, which takes seconds
 
     from mixcore.discovery.manager import register_selection
     from mixcore.errors import ConfigError, InterruptedRunError, MixcoreError, PreemptedError
@@ -60,7 +62,7 @@ def command(
         with raised_on_rank_zero(place.rank, MixcoreError):
             if nproc is not None and place.world > 1 and not is_child():
                 raise ConfigError(f"--nproc {nproc} inside a launcher that started {place.world} processes; remove it")
-            loaded = load_config(config, overrides)
+            loaded = find_configuration(config, overrides).load()
             folder = RunFolder(Path(loaded.resolved["run"]["dir"]))
             check_dir(loaded.resolved["run"]["dir"])
             plugins = register_selection(loaded.selection)

@@ -31,24 +31,28 @@ def command(
     """Write a PNG with originals, partners, masks, mixed images, lam and label weights.
 
     The images are the first batch that a run of CONFIG trains on in that epoch, mixed by each of its mixers in turn.
-    CONFIG may be a run folder: the mixers then have the weights of its best checkpoint. Mixers that can are shown
-    over lam 0.1 to 0.9 too.
+    CONFIG is a file, a published experiment by its name, or a run folder: the mixers then have the weights of its best
+    checkpoint. Mixers that can are shown over lam 0.1 to 0.9 too.
     """
     import attrs
 
     from mixcore.discovery.manager import register_selection
     from mixcore.errors import ConfigError
+    from mixcore.ledger.named import find_configuration
     from mixcore.run.open import read_run
-    from mixcore.run.resolve import load_config
 
     saved = read_run(config, "best", overrides) if config.is_dir() else None
-    loaded = load_config(config, overrides) if saved is None else saved.configuration
+    if saved is None:
+        found = find_configuration(config, overrides)
+        loaded, name = found.load(), found.name
+    else:
+        loaded, name = saved.configuration, config.resolve().name
     chosen = loaded.config if seed is None else attrs.evolve(loaded.config, seed=seed)
     if epoch >= chosen.schedule.epochs:
         raise ConfigError(
             f"--epoch {epoch} is not in this run of {chosen.schedule.epochs} epochs, 0 to {chosen.schedule.epochs - 1}"
         )
-    out = Path(f"{config.resolve().name if config.is_dir() else config.stem}.png") if out is None else out
+    out = Path(f"{name}.png") if out is None else out
     heading = f"{saved.checkpoint if saved else config}   epoch {epoch}   seed {chosen.seed}"
     plugins = register_selection(loaded.selection)
     sheet = picture(chosen, plugins, rows=rows, epoch=epoch, heading=heading, state=saved.state if saved else None)

@@ -38,6 +38,15 @@ class Layer:
         inside = (place for key, place in self.places.items() if path and key[: len(path)] == path)
         return next(inside, self.source)
 
+    def part(self, path: Path) -> Layer:
+        """The table at `path` as a layer of its own: what stands in it stands at the top of that layer."""
+        tree: Any = self.tree
+        for key in path:
+            tree = tree[key]
+        depth = len(path)
+        places = {key[depth:]: place for key, place in self.places.items() if len(key) > depth and key[:depth] == path}
+        return Layer(_copy(tree), places, self.source)
+
 
 def read_layers(path: FilePath, faults: list[Fault]) -> list[Layer]:
     """The file and all that it extends, the most basic first; what cannot be read is added to `faults`.

@@ -127,15 +127,26 @@ def key_lines(text: str) -> dict[Path, int]:
         for key in _paths(parse(statement)):
             if brackets == "[[":
                 if isinstance(key[-1], int):
-                    counts[key[:-1]] = counts.get(key[:-1], -1) + 1
-                    table = (*key[:-1], counts[key[:-1]])
+                    array = _in_latest(key[:-1], counts)
+                    counts[array] = counts.get(array, -1) + 1
+                    table = (*array, counts[array])
                     lines[table] = line
             elif brackets == "[":
-                table = key
+                table = _in_latest(key, counts)
                 lines.setdefault(table, line)
             else:
                 lines.setdefault((*table, *key), line)
     return lines
+
+
+def _in_latest(key: Path, counts: dict[Path, int]) -> Path:
+    """The path of a heading: below the heading of a list it stands in that list's latest table."""
+    path: Path = ()
+    for name in (name for name in key if isinstance(name, str)):
+        if path in counts:
+            path = (*path, counts[path])
+        path = (*path, name)
+    return path
 
 
 def _paths(tree: dict[str, Any]) -> list[Path]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import tomli
 
 from mixcore.config.faults import Path as KeyPath
@@ -25,7 +26,7 @@ from mixcore.logs.jsonl import count_lines, plain
 from mixcore.run.resolve import determining
 from mixcore.run.saved import saved
 
-__all__ = ["RunFolder", "differences"]
+__all__ = ["ABSENT", "Difference", "RunFolder", "differences"]
 
 
 def _number_or_none(value: object) -> bool:
@@ -174,24 +175,42 @@ def _elsewhere(path: Path) -> str:
     return f"Give the new run a folder of its own, --set run.dir=PATH, or remove {path}"
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], places: Collection[KeyPath] = ()) -> list[str]:
-    """One line per key that the numbers depend on and that differs between two configuration trees, sorted by key.
+ABSENT = object()
+"""Stands for the value of a key that a tree does not have."""
+
+
+@attrs.frozen
+class Difference:
+    """A key whose value differs between two configuration trees."""
+
+    key: str
+    """Such as `mix.alpha`, or `mix[1].alpha` where several take turns."""
+    there: Any
+    """Its value in the first tree, or ABSENT."""
+    now: Any
+    """Its value in the second one."""
+
+    def __str__(self) -> str:
+        return f"{self.key} is {_shown(self.there)} there and {_shown(self.now)} now"
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], places: Collection[KeyPath] = ()
+) -> list[Difference]:
+    """Each key that the numbers depend on and that differs between two configuration trees, sorted by key.
 
     `places` are the keys of plugins' options that determine no number.
     """
     old, new = _flat(determining(found, places)), _flat(determining(wanted, places))
     return [
-        f"{key} is {_shown(old, key)} there and {_shown(new, key)} now"
+        Difference(key, old.get(key, ABSENT), new.get(key, ABSENT))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
     ]
 
 
-_ABSENT = object()
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], default=str) if key in values else "absent"
+def _shown(value: Any) -> str:
+    return "absent" if value is ABSENT else json.dumps(value, default=str)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

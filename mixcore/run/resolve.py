@@ -22,7 +22,7 @@ from mixcore.errors import ConfigError
 from mixcore.hooks.roles import ROLES, TABLE_ROLES
 from mixcore.options import is_place
 
-__all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
+__all__ = ["Loaded", "determining", "digest_of", "load_config", "load_layers", "read_config"]
 
 _SINCE: Mapping[Path, object] = {
     ("train", "matmul"): "highest",
@@ -62,9 +62,17 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     Raises ConfigError with every fault at once, those of plugins' options among them; or, where it is the only fault,
     the PluginError that a plugin of the configuration causes.
     """
-    path = FilePath(path)
+    return load_layers(read_config(path, overrides), FilePath(path))
+
+
+def load_layers(layers: Sequence[Layer], path: FilePath, name: str | None = None) -> Loaded:
+    """The configuration that the layers give, the last one, its overrides, on top.
+
+    `path` is what messages call it. Unless it names a run folder, that is `runs/<name>` and what was overridden; the
+    name is by default that of the file. Raises as :func:`load_config` does.
+    """
     faults: list[Fault] = []
-    layers = read_config(path, overrides)
+    name = path.stem if name is None else name
     merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
@@ -72,13 +80,11 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     faults += _unless_unread(plugin_faults, merged, read.values)
     if faults or selection is None:
         raise_faults(faults, str(path), merged.place)
-    return _resolve(
-        RunConfig(**read.values), selection, default_dir(path.stem, _without(layers[-1].tree, (), _COMFORT))
-    )
+    return _resolve(RunConfig(**read.values), selection, default_dir(name, _without(layers[-1].tree, (), _COMFORT)))
 
 
 def read_config(path: FilePath | str, overrides: Sequence[str] = ()) -> list[Layer]:
-    """The layers of a configuration, `overrides` (`key.path=value`) the last; no plugin is imported.
+    """The layers of a configuration file, `overrides` (`key.path=value`) the last; no plugin is imported.
 
     Raises ConfigError where a file is missing or is no TOML that can be used, or an override has no meaning.
     """

@@ -142,6 +142,13 @@ def test_lines_of_keys_behind_every_kind_of_string() -> None:
     assert lines["f", "g"] == 9
 
 
+def test_a_table_below_a_list_of_tables_belongs_to_the_latest() -> None:
+    lines = key_lines("[[a]]\n[a.b]\nc = 1\n[[a]]\n[a.b]\nc = 2\n[[a.d]]\n[[a.d]]\ne = 3\n")
+    assert lines["a", 0, "b", "c"] == 3
+    assert lines["a", 1, "b", "c"] == 6
+    assert lines["a", 1, "d", 1, "e"] == 9
+
+
 def test_messages_do_not_fill_the_screen() -> None:
     faults = [Fault(("k" * 1000, index), "m" * 100_000) for index in range(1000)]
     with pytest.raises(ConfigError) as caught:

@@ -1,0 +1,1 @@
+"""A benchmark small enough to be run by tests."""
