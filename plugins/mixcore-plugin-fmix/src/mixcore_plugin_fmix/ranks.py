@@ -49,7 +49,7 @@ def ramps(values: Tensor, counts: Tensor, halves: Tensor) -> Tensor:
 def _largest(values: Tensor, counts: Tensor) -> Tensor:
     """By the key of the last pixel that counts, and how many of the pixels that have it do."""
     keys, wanted = _keys(values), counts[:, None].to(torch.int32)
-    one_by_one = values.device.type == "cpu" and values.shape[1] >= ROW_BY_ROW
+    one_by_one = values.device.type == "cpu" and (len(values) == 1 or values.shape[1] >= ROW_BY_ROW)
     last, wanted = (_last_by_row if one_by_one else _last_by_digits)(keys, wanted)
     # of the pixels that have this key the first ones: the others get the next key
     same = torch.bitwise_xor(keys, last).clamp_(max=1).neg_().add_(1)
