@@ -1,5 +1,7 @@
 """Methods that mix by a mask, targets included, beside plain restatements of the way their peers go.
 
+AttentiveMix+ runs without its teacher: both sides are given the same maps.
+
 Both sides run in turn in one process, on one batch, who goes first alternating; a ratio is that of two neighbours, and
 the median is told: below 1 mixcore is faster. The peers draw one mask for the batch, so one restatement stands against
 the mode per batch (wanted: at most 1) and the mode per sample (wanted: at most 2). Both give new images. Ours is
@@ -12,6 +14,7 @@ it took.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import platform
 import statistics
@@ -24,7 +27,35 @@ from mixup_cutmix import SHAPES, Side, milliseconds, ours
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixcore.api import hookimpl
+
 Peer = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+# --- maps in place of a teacher's ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def random_maps(count: int, device: torch.device) -> Tensor:
+    """[count,7,7], the same ones at every call."""
+    return torch.rand(count, 7, 7, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def given_maps(images: Tensor) -> Tensor:
+    """What both sides of AttentiveMix+ read."""
+    return random_maps(images.shape[0], images.device)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Given:
+    """A saliency that is known beforehand."""
+
+    role = "saliency"
+    spec_version = (1, 2)
+
+    @hookimpl
+    def map_saliency(self, images: Tensor) -> Tensor:
+        return given_maps(images)
 
 
 # --- what the peers share --------------------------------------------------------------------------------------------
@@ -132,6 +163,19 @@ def plain_resizemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tenso
     return mixed, dense(labels, order, 1 - (bottom - top) * (right - left) / (height * width), classes)
 
 
+def plain_attentivemix(images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Per sample a mask by top-k of its map and nearest interpolation; a weighted sum; one lam for the batch."""
+    attention, lam = given_maps(images), float(np.random.beta(2.0, 2.0))
+    order = torch.randperm(images.shape[0], device=images.device)
+    kept, masks = max(int(attention[0].numel() * lam), 1), []
+    for one in attention:
+        cells = torch.zeros(one.numel(), device=images.device)
+        cells[one.flatten().topk(kept).indices] = 1
+        masks.append(F.interpolate(cells.view(1, 1, *one.shape), size=images.shape[-2:], mode="nearest"))
+    mask = torch.cat(masks)
+    return blended(images, order, mask), dense(labels, order, float(mask[0].mean()), classes)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +189,7 @@ class Method:
 
 SAMPLE = {"per batch": {}, "per sample": {"per_sample": True}}
 METHODS = {
+    "attentivemix": Method(plain_attentivemix, {"per sample": {"saliency": Given()}}),
     "fmix": Method(plain_fmix, SAMPLE),
     "gridmix": Method(plain_gridmix, SAMPLE),
     "resizemix": Method(

@@ -105,7 +105,7 @@ def check_run(plugins: Plugins, task: Task, iterations: int) -> tuple[str, ...]:
     all plugins refuse, first of all kinds of labels that they do not take.
     """
     check_task(plugins, task)
-    sentences, refusals = [], []
+    sentences, refusals = _of_moved_partners(plugins), []
     for calls in plugins.everyone:
         try:
             sentences += [f"{calls.name}: {sentence}" for sentence in calls.check(task=task, iterations=iterations)]
@@ -115,6 +115,23 @@ def check_run(plugins: Plugins, task: Task, iterations: int) -> tuple[str, ...]:
         raise refusals[0][1]
     _refuse([f"{calls.label}: {error}" for calls, error in refusals])
     return tuple(dict.fromkeys(sentences))
+
+
+def _of_moved_partners(plugins: Plugins) -> list[str]:
+    """What is to be said where masks show partners moved or resized, and a map of the partner is read by the mask."""
+    moving = [
+        mixer.name
+        for mixer in plugins.mixers
+        if "mask" in declared(mixer.plugin, mixer.label).provides
+        and not getattr(mixer.plugin, "contract", {}).get("partner_pixels", True)
+    ]
+    return [
+        f"{calls.name}: {_listed(moving)} moves or resizes the partner, and {calls.name} reads a map of the partner as "
+        "it was: under the mask it weighs other pixels than those shown; labels that read no such map (weights, area) "
+        "suit every mask"
+        for calls, own in _declarations(plugins)
+        if moving and own.reads_partner_pixels
+    ]
 
 
 def _installed_accepting(calls: PluginCalls, kind: str) -> str:

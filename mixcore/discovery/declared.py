@@ -18,7 +18,7 @@ __all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared
 
 DECLARATIONS = (
     *("role", "spec_version", "needs", "provides", "accepts", "stages"),
-    *("find_unused_parameters", "suggests", "contract", "augmentations", "maps"),
+    *("find_unused_parameters", "suggests", "contract", "augmentations", "maps", "reads_partner_pixels"),
 )
 """Class attributes that mixcore reads."""
 NEAR = 0.8
@@ -53,6 +53,8 @@ class Declared:
     """Further augmentations of the batch that it wants."""
     maps: tuple[str, ...] = ()
     """Names of the batch's maps that it reads."""
+    reads_partner_pixels: bool = False
+    """Whether it looks at the partner, in a map of it, where a mask shows it."""
 
 
 def declared(plugin: Any, label: str) -> Declared:
@@ -82,6 +84,7 @@ def declared(plugin: Any, label: str) -> Declared:
         suggests=dict(suggests),
         augmentations=_augmentations(plugin, label),
         maps=_maps(plugin, label),
+        reads_partner_pixels=_flag(plugin, "reads_partner_pixels", label),
     )
 
 
@@ -100,6 +103,13 @@ def _maps(plugin: Any, label: str) -> tuple[str, ...]:
     if not isinstance(names, tuple | list | frozenset | set) or not all(isinstance(name, str) for name in names):
         raise BrokenPluginError(f'{label}: maps is {names!r}, expected the names of maps, such as ("objects",)')
     return tuple(dict.fromkeys(names))
+
+
+def _flag(plugin: Any, attribute: str, label: str) -> bool:
+    found = _read(plugin, attribute, False, label)
+    if not isinstance(found, bool):
+        raise BrokenPluginError(f"{label}: {attribute} is {found!r}, expected True or False")
+    return found
 
 
 def _names(

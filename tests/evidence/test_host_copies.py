@@ -91,6 +91,14 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "resizemix", "box": "clip", "per_sample_pos": False}, {}),
     ("smoothmix", {}),
     ({"name": "smoothmix", "per_sample": True}, {"labels": "area"}),
+    ("fmix", {}),
+    ({"name": "fmix", "per_sample": True, "max_soft": 0.2}, {"labels": "area"}),
+    ("gridmix", {}),
+    ({"name": "gridmix", "per_sample": True}, {}),
+    ("alignmix", {}),
+    ({"name": "supermix", "teacher": tiny_network({"stages"}, 5, SIZE, 3)}, {}),
+    ("saliencygrafting", {}),
+    ("cutmix", {"labels": "saliencygrafting_labels"}),
     ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
 )
 

@@ -71,6 +71,18 @@ def test_hook_check(caplog: pytest.LogCaptureFixture) -> None:
         check_run(build_method_plugins(mix=late()), attrs.evolve(TASK, num_classes=1), 2000)
 
 
+@pytest.mark.parametrize("mix", ["resizemix", "cutmix"])
+@pytest.mark.parametrize("labels", ["tokenmix_labels", "saliencygrafting_labels", "area", "weights"])
+def test_a_run_says_that_a_map_of_a_moved_partner_is_read(mix, labels):
+    weighing = {"name": labels, "saliency": "uniform"} if labels.endswith("_labels") else labels
+    said = check_run(build_method_plugins(mix=mix, labels=weighing), TASK, 10)
+    if mix == "resizemix" and labels.endswith("_labels"):
+        (sentence,) = said
+        assert re.match(rf"{labels}: resizemix moves or resizes the partner, .*\(weights, area\)", sentence)
+    else:
+        assert not said
+
+
 @attrs.define(eq=False, kw_only=False)
 class Checking:
     """An extra that says what it was made to say."""

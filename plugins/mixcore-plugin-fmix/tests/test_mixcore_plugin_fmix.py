@@ -137,6 +137,15 @@ def test_equal_values_rank_by_their_place():
     assert torch.equal(largest(values, counts), by_sorting(values, counts))
 
 
+def test_a_row_by_itself_is_searched_as_among_others():
+    rng = torch.Generator().manual_seed(2)
+    values = torch.randn(30, 50, generator=rng)
+    values[10:] = values[10:].round()
+    counts = torch.randint(51, (30,), generator=rng)
+    alone = torch.cat([largest(values[i : i + 1], counts[i : i + 1]) for i in range(30)])
+    assert torch.equal(alone, largest(values, counts))
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_all_pixels_or_none_whatever_the_range(scale):
     values = torch.randn(200, 33, generator=torch.Generator().manual_seed(2)) * scale

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mixcore_plugin_gridmix import GridMix, gridmix, hole_lines, lattice_lam, lattices, windows
+from mixcore_plugin_gridmix import GridMix, gridmix, hole_lines, lattice_lam, lattices, one_lattice, windows
 
 from mixcore.api import OptionValueError, uniforms
 from mixcore.testing import MixerContract, run_example
@@ -120,6 +120,17 @@ def test_windows_lie_in_the_image_and_holes_in_their_cells():
     assert (hole >= 1).all()
     assert (hole <= pitch - 1).all()
     assert size.amax(0).tolist() == [20, 33], "clamped to the image"
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 31), (224, 224)])
+def test_one_lattice_from_numbers_is_that_of_tensors(height, width):
+    rng = torch.Generator().manual_seed(1)
+    for holes in range(1, 201):
+        area, aspect, cell, lam, down, across = uniforms(6, rng=rng).tolist()
+        area, aspect, cell = 0.5 + area / 2, 0.5 + 1.5 * aspect, 0.5 + cell
+        expected = lattice_of((height, width), holes, area, aspect, cell, lam, (down, across))
+        found = one_lattice(area, aspect, (down, across), holes, cell, lam, height, width)
+        assert torch.equal(found, expected)
 
 
 def test_a_window_larger_than_the_image_is_clamped():

@@ -16,7 +16,8 @@ from mixcore_plugin_resizemix import (
     shrink,
 )
 
-from mixcore.api import Box, Mix
+import mixcore
+from mixcore.api import Box, Mix, slices_win
 from mixcore.mixers import create_step
 from mixcore.testing import MixerContract, TinyConvNet, make_step, run_example
 
@@ -345,6 +346,25 @@ def test_a_scope_that_is_none_is_refused(wrong):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ResizeMix(**options)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"interpolation": "bilinear"}, {"per_sample": True}, {"per_sample": True, "box": "clip", "scope": [0.0, 1.0]}],
+    ids=str,
+)
+def test_boxes_one_by_one_give_the_bits_of_all_at_once(options, overwrite, monkeypatch):
+    images = torch.randn(6, 3, 64, 70, generator=torch.Generator().manual_seed(0))
+    labels, mixes = torch.zeros(6, dtype=torch.int64), []
+    assert slices_win(images)
+    for one_by_one in (True, False):
+        monkeypatch.setattr("mixcore_plugin_resizemix.pasting.slices_win", lambda images, now=one_by_one: now)
+        mixer = mixcore.create_mixer("resizemix", num_classes=2, seed=4, overwrite=overwrite, **options)
+        mixes.append(mixer(images.clone(), labels))
+    assert torch.equal(mixes[0].images, mixes[1].images)
+    assert torch.equal(mixes[0].mask, mixes[1].mask)
+    assert torch.equal(mixes[0].weights, mixes[1].weights)
 
 
 def test_the_example_of_the_readme_runs():

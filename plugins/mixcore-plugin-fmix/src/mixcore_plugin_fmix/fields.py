@@ -41,7 +41,7 @@ def fields(noise: Tensor, height: int, width: int, decay_power: float, spectrum:
     # Of two column frequencies: the inverse transform along the columns, then a constant and one wave in each row. No
     # matrix product, which a run may tell to be less precise than float32.
     rows = torch.view_as_real(torch.fft.ifft(spectra, n=height, dim=1) / width)
-    constant, _, real, imaginary = rows.flatten(2)[:, :, None].unbind(3)
+    constant, real, imaginary = rows[:, :, 0, :1], rows[:, :, 1, :1], rows[:, :, 1, 1:]
     cosine, sine = _waves(width, noise.device)
     return constant.addcmul(real, cosine).addcmul_(imaginary, sine)
 

@@ -24,7 +24,8 @@ def windows(area: Tensor, aspect: Tensor, places: Tensor, height: int, width: in
     """
     across = ((height * width * area).floor() / aspect).sqrt().floor()
     sizes = torch.stack(((across * aspect).floor().clamp(max=height), across.clamp(max=width)), 1)
-    _check_window(*sizes.amin(0).tolist(), height, width)
+    rows, columns = sizes.amin(0).tolist()
+    _check_window(rows, columns, height, width)
     free = torch.tensor([height, width], device="cpu") - sizes
     return (free * places).floor().long(), sizes.long()
 

@@ -53,6 +53,7 @@ class SaliencyGraftingLabels:
     role = "labels"
     spec_version = (1, 2)
     needs = frozenset({"mask"})
+    reads_partner_pixels = True
 
     saliency: Saliency = attrs.field(default=Saliency("feature"), converter=as_saliency)
     """Where saliency comes from: any plugin of that role; the mixer's own costs no further pass."""

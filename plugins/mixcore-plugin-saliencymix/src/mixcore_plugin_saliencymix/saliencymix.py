@@ -42,9 +42,9 @@ def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
 
 def boxes_at(centres: Tensor, lam: float, height: int, width: int) -> Tensor:
     """CutMix's box of area about 1 - lam around each centre [N,2] (row, column), clipped: [N,4] int64 (step 4)."""
-    ratio, ends = math.sqrt(1 - lam), []
+    ends: list[Tensor] = []
     for size, middle in zip((height, width), centres.unbind(1), strict=True):
-        half = math.floor(size * ratio) // 2
+        half = math.floor(size * math.sqrt(1 - lam)) // 2
         ends += ((middle - half).clamp_(min=0), (middle + half).clamp_(max=size))
     return torch.stack(ends, 1)
 

@@ -82,6 +82,7 @@ class TokenMixLabels:
     role = "labels"
     spec_version = (1, 2)
     needs = frozenset({"mask"})
+    reads_partner_pixels = True
     contract = {"weights_sum_to_one": False}
 
     saliency: Saliency = attrs.field(
