@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 VERBS = {
     "run": "Train as a configuration file says.",
     "eval": "Evaluate a checkpoint of a run.",
+    "analyse": "Analyse trained runs: what a paper reports beside accuracy.",
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
     "bench": "Measure what mixers cost.",

@@ -26,6 +26,7 @@ from mixcore.run.place import Place
 from mixcore.run.processes import joined
 from mixcore.run.resolve import Loaded, load_config
 from mixcore.run.session import build_data, build_networks, evaluation_loader
+from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.state import named_predictors
@@ -59,6 +60,12 @@ class LoadedRun:
     """The trained network."""
     predictors: Predictors
     """Name -> network and head (None: the network's own): `model`, `ema` where the run averages, and plugins'."""
+    digest: str
+    """Hash of everything in the configuration that determines the numbers."""
+    overrides: tuple[str, ...] = ()
+    """Keys of the configuration that were said otherwise than in the folder."""
+    step: TrainingStep
+    """The training step, parts and mixers in it, in eval mode."""
     _data: Data
     _processes: Processes
 
@@ -72,13 +79,15 @@ class LoadedRun:
         """The evaluation sets by name: "val", and those that the data plugin gives beside it."""
         return evaluation_sets(self._data)
 
-    def loader(self, name: str = VALIDATION) -> Loader:
+    def loader(self, name: str = VALIDATION, data: Data | None = None) -> Loader:
         """Batches of the set `name`: `for images, labels in run.loader("val").epoch(0)`.
+
+        `data` are other sets than the run's own.
 
         Images are float32 [N,C,H,W], normalised, on the device, in the order of the set and each once. Raises
         ConfigError naming the sets, DataError for one that does not fit the task.
         """
-        data = for_evaluation(self._data, name)
+        data = for_evaluation(self._data if data is None else data, name)
         try:
             return evaluation_loader(self.config, data, self._processes)
         except DataError as error:
@@ -131,6 +140,9 @@ def load_run(
         return LoadedRun(
             folder=folder,
             config=config,
+            digest=found.configuration.digest,
+            overrides=tuple(wanted),
+            step=step,
             checkpoint=found.checkpoint,
             epoch=found.state["epoch"],
             task=data.task,
