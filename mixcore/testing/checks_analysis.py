@@ -81,7 +81,6 @@ def writes_below_its_folder(harness: Harness) -> None:
 def the_network_is_left(harness: Harness) -> None:
     """Weights, buffers, gradients, modes and hooks of the network are what they were."""
     run = _run(harness)
-    next(run.model.children()).train()
     before = dict(_state(run.model))
     _analyse_somewhere(harness, run)
     for name, found in _state(run.model):
