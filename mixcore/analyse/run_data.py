@@ -14,10 +14,10 @@ from mixcore.analyse.kept import kept
 from mixcore.config.faults import raise_faults
 from mixcore.config.schema import DataTable
 from mixcore.data.named import VALIDATION
-from mixcore.discovery.alternatives import names_of_role
 from mixcore.discovery.catalogue import installed
 from mixcore.discovery.manager import register_alone
 from mixcore.discovery.select import select_one
+from mixcore.discovery.survey import survey
 from mixcore.errors import ConfigError, DataError
 from mixcore.measure.passes import count_passes
 from mixcore.mixers import Mixer, create_mixer
@@ -28,6 +28,8 @@ from mixcore.types import Batch, Mix, Targets
 
 __all__ = ["LoadedRunData", "predictor_of"]
 
+IMPORT_LIMIT = 300
+"""Seconds that finding the mixers among the installed plugins may take."""
 CHECKPOINTS = "checkpoints"
 """Folder of a run where they lie."""
 
@@ -94,7 +96,8 @@ class LoadedRunData:
     @property
     def mixers(self) -> tuple[str, ...]:
         """Names of the installed mixers."""
-        return tuple(sorted(names_of_role("mix")))
+        names = [name for name, entries in installed().items() if len(entries) == 1]
+        return tuple(name for name, found in survey(names, limit=IMPORT_LIMIT).items() if found.role == "mix")
 
     def mix(self, images: Tensor, labels: Tensor, *, draw: int = 0, mixer: str | None = None) -> tuple[Mix, Targets]:
         """What the run's first mixer, or an installed one, makes of a batch."""

@@ -33,7 +33,11 @@ class Logits(nn.Module):
 
 def task(classes: int, channels: int = 3, size: int = 1, mean: float = 0.0, std: float = 1.0) -> Task:
     return Task(
-        num_classes=classes, in_channels=channels, image_size=(size, size), mean=(mean,) * channels, std=(std,) * channels
+        num_classes=classes,
+        in_channels=channels,
+        image_size=(size, size),
+        mean=(mean,) * channels,
+        std=(std,) * channels,
     )
 
 
@@ -61,7 +65,10 @@ def test_a_calibrated_network_has_no_error(tmp_path: Path) -> None:
 
 def test_calibration_by_its_definition() -> None:
     rng = torch.Generator().manual_seed(3)
-    logits, labels = torch.randn(200, 5, generator=rng, dtype=torch.float64) * 2, torch.randint(5, (200,), generator=rng)
+    logits, labels = (
+        torch.randn(200, 5, generator=rng, dtype=torch.float64) * 2,
+        torch.randint(5, (200,), generator=rng),
+    )
     shares = logits.softmax(1)
     confidence, answer = shares.max(1)
     correct = answer == labels
