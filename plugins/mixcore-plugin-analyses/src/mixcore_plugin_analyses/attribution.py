@@ -14,7 +14,7 @@ from attrs.validators import ge
 from captum.attr import LayerGradCam, Saliency
 from torch import Tensor, nn
 
-from mixcore.api import ConfigError, Mix, RunData, Task, as_map, hookimpl, logits_of, prefix_tokens
+from mixcore.api import ConfigError, Mix, RunData, Task, as_map, hookimpl, is_channels_last, logits_of, prefix_tokens
 from mixcore_plugin_analyses.figures import blended, panels, save, show
 from mixcore_plugin_analyses.fourier import tapped
 from mixcore_plugin_analyses.mixed_samples import nearest_mix
@@ -34,11 +34,9 @@ def grad_cam(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> T
     height, width = images.shape[-2:]
     with tapped(model, [layer]) as heard, torch.no_grad():
         model(images)
-    if heard[layer].ndim == 4:
+    if heard[layer].ndim == 4 and not is_channels_last(model):
         explain = LayerGradCam(_logits(model), model.get_submodule(layer))
         found = explain.attribute(images.clone().requires_grad_(), classes, relu_attributions=True)[:, :1]
-        if not as_map(model, heard[layer], height, width).shape[-2:] == found.shape[-2:]:
-            found = _of_positions(model, layer, images, classes)
     else:
         found = _of_positions(model, layer, images, classes)
     resized = F.interpolate(found.detach().float(), size=(height, width), mode="bilinear", align_corners=False)
