@@ -94,10 +94,13 @@ def analyse(analysis: Analysis, data: LoadedRunData, progress: Track) -> Result:
     folder = place / analysis.name
     try:
         _prepare(folder, made_from)
-        began = time.perf_counter()
-        numbers = _numbers(analysis, data, folder, progress)
-        seconds = round(time.perf_counter() - began, 3)
-        pictured = _take_picture(folder, picture)
+        try:
+            began = time.perf_counter()
+            numbers = _numbers(analysis, data, folder, progress)
+            seconds = round(time.perf_counter() - began, 3)
+            pictured = _take_picture(folder, picture)
+        finally:
+            _leave(folder)
     except OSError as error:
         raise storage_error(folder, error, "other analyses are as they were") from error
     content = {
@@ -164,7 +167,7 @@ def _prepare(folder: Path, made_from: Mapping[str, Any]) -> None:
 
 
 def _take_picture(folder: Path, picture: Path) -> Path | None:
-    """Put the picture beside the numbers, and remove the folder where nothing else is in it."""
+    """Put the picture beside the numbers; the analysis is done."""
     found = folder / PICTURE
     pictured = found.is_file()
     if pictured:
@@ -172,6 +175,10 @@ def _take_picture(folder: Path, picture: Path) -> Path | None:
     else:
         picture.unlink(missing_ok=True)  # of earlier options
     (folder / _MADE_FROM).unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
     return picture if pictured else None
+
+
+def _leave(folder: Path) -> None:
+    """Remove the folder where nothing is in it to keep or to go on from."""
+    if {path.name for path in folder.iterdir()} <= {_MADE_FROM}:
+        shutil.rmtree(folder)

@@ -24,7 +24,8 @@ from mixcore_plugin_analyses.occlusion import Occlusion, occluded
 from torch import Tensor, nn
 
 from mixcore.api import ConfigError, Mix, Task, as_map
-from mixcore.testing import PluginContract, TinyConvNet, ToyRun, tiny_network
+from mixcore.testing import Harness, NotApplicableError, Subject, TinyConvNet, ToyRun, checks_of, tiny_network
+from mixcore.testing.checks_analysis import the_network_is_left
 
 
 def progress(items: Any, total: int | None = None) -> Iterator[Any]:
@@ -44,6 +45,7 @@ def toy(needs: frozenset[str] = frozenset(), count: int = 6, size: tuple[int, in
 
 
 NAMES = ("attribution", "calibration", "complexity", "confusion", "corruption", "fgsm", "fourier", "landscape")
+NAMES = (*NAMES, "mixed_samples", "occlusion", "ood", "pgd")
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "corruption": {"corruptions": ["gaussian_noise", "contrast"]},
     "fgsm": {"eps": [4.0]},
@@ -54,25 +56,23 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class TestContract(PluginContract):
-    """Every analysis, one check after the other: figures take a tenth of a second each."""
-
-    role = "analysis"
-    plugin = "calibration"
+@pytest.mark.parametrize("name", NAMES)
+def test_looking_changes_nothing(name: str) -> None:
+    the_network_is_left(Harness(Subject(plugin=name, options=OPTIONS.get(name, {}))))
 
 
-def _contract(name: str) -> type[PluginContract]:
-    left_out = ("options_round_trip", "every_option_is_a_field") if name != "landscape" else ()
-    own = {"role": "analysis", "plugin": name, "options": OPTIONS.get(name, {}), "left_out": left_out}
-    return type(f"TestContract{name.title()}", (PluginContract,), own)
-
-
-for _name in (*NAMES, "mixed_samples", "occlusion", "ood", "pgd"):
-    globals()[f"TestContract{_name.title()}"] = _contract(_name)
+@pytest.mark.slow
+@pytest.mark.parametrize("check", checks_of("analysis"))
+@pytest.mark.parametrize("name", NAMES)
+def test_contract(name: str, check: str) -> None:
+    try:
+        checks_of("analysis")[check](Harness(Subject(plugin=name, options=OPTIONS.get(name, {}))))
+    except NotApplicableError as reason:
+        pytest.skip(str(reason))
 
 
 class Bowl(nn.Module):
-    """Two classes whose cross-entropy is a parabola of the weight: the loss of softplus is not, so logits are made so."""
+    """Two classes with logits such that the cross-entropy of class 0 is half the square of the weight."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -256,7 +256,8 @@ def test_corruptions_are_images_and_grow_worse(name: str) -> None:
     found = [corrupt(name, severity, x, torch.Generator().manual_seed(1)) for severity in SEVERITIES]
     for one in found:
         assert one.shape == x.shape
-        assert one.min() >= 0 and one.max() <= 1
+        assert one.min() >= 0
+        assert one.max() <= 1
         assert torch.allclose(one * 255, (one * 255).round(), atol=1e-3)
     again = corrupt(name, 1, x, torch.Generator().manual_seed(1))
     assert torch.equal(found[0], again)

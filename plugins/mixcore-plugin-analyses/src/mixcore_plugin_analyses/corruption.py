@@ -176,8 +176,8 @@ def _from_files(root: Path, name: str, severity: int, data: RunData, task: Task,
     start = share * (severity - 1)
     for at in range(start, start + min(share, limit or share), BATCH):
         rows = slice(at, min(at + BATCH, start + min(share, limit or share)))
-        found = torch.from_numpy(np.ascontiguousarray(images[rows])).permute(0, 3, 1, 2).float().div(255)
+        found = torch.from_numpy(np.array(images[rows])).permute(0, 3, 1, 2).float().div(255)
         if found.shape[-2:] != task.image_size:
             found = F.interpolate(found, size=task.image_size, mode="bilinear", antialias=True, align_corners=False)
-        own = torch.from_numpy(np.asarray(labels[rows])).long()
+        own = torch.from_numpy(np.array(labels[rows])).long()
         yield Batch(images=normalised(found.to(device), task), labels=own.to(device))

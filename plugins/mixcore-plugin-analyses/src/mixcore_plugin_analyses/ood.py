@@ -12,7 +12,7 @@ from attrs.validators import min_len
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from mixcore.api import ConfigError, RunData, Track, hookimpl
+from mixcore.api import ConfigError, RunData, Task, Track, hookimpl
 from mixcore_plugin_analyses.figures import panels, save
 from mixcore_plugin_analyses.predictions import logits_over, predictions
 
@@ -46,16 +46,17 @@ class OutOfDistribution:
     accepts = frozenset({"class"})
 
     data: str = attrs.field(default="fake", validator=min_len(1))
-    """Name of a [data] plugin whose validation set is outside; "fake" is noise."""
+    """Name of a [data] plugin whose validation set is outside; "fake" is drawn patterns under noise."""
     options: dict[str, Any] = attrs.field(factory=dict)
-    """Its options, as in TOML."""
+    """Its options, as in TOML; those of "fake", if absent, are the run's own image size and channels."""
 
     @hookimpl
-    def analyse(self, model: nn.Module, data: RunData, folder: Path, progress: Track) -> Mapping[str, Any]:
+    def analyse(self, model: nn.Module, data: RunData, task: Task, folder: Path, progress: Track) -> Mapping[str, Any]:
         """Percent, per score."""
         inside = predictions(model, data, progress).logits.double()
+        own_shape = {"size": task.image_size[0], "channels": task.in_channels} if self.data == "fake" else {}
         try:
-            outside = logits_over(model, progress(data.other(self.data, self.options))).logits.double()
+            outside = logits_over(model, progress(data.other(self.data, self.options or own_shape))).logits.double()
         except ConfigError as error:
             error.add_note("the data outside are told by --set ood.data=NAME --set \"ood.options={root = 'data'}\"")
             raise
