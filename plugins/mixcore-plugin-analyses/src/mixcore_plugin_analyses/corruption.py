@@ -112,6 +112,7 @@ class Corruption:
             place.axhline(found["clean"], color="0.6", linestyle=":")
             label = " (generated)" if found["source"] == "generated" else ""
             place.set(title=f"{name}{label}", xlabel="severity", ylabel="top-1 accuracy, percent", ylim=(0, 100))
+            place.set_xticks(SEVERITIES)
             place.legend(fontsize="x-small", ncols=2)
         save(figure, folder)
 
