@@ -67,9 +67,14 @@ def _logits(model: nn.Module) -> Any:
 def target_layer(model: nn.Module, images: Tensor) -> str:
     """The last norm layer that puts out a map; with a class token the one before the last attention block.
 
-    Later patch tokens have no gradient. ConfigError where the network has none.
+    Later patch tokens have no gradient. Norms of a block's shortcut, which stand behind those of its branch, are passed
+    over. ConfigError where the network has none.
     """
-    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() and "downsample" not in name.split(".")
+    ]
     with tapped(model, norms) as heard, torch.no_grad():
         model(images[:1])
     placed = [name for name in norms if name in heard and _positions(heard[name]) > 1]

@@ -38,7 +38,7 @@ def draw_lines(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         right.plot(line["alpha"], line["accuracy"], f"r{style}")
     left.set(xlabel="alpha", ylim=(0, HIGHEST))
     left.set_ylabel("loss", color="b")
-    left.legend(fontsize="small", loc="upper center")
+    left.legend(fontsize="small", loc="upper left")
     right.set_ylim(0, 100)
     right.set_ylabel("accuracy, percent", color="r")
     save(figure, folder)
