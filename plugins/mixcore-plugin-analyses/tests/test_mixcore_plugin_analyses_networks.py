@@ -167,6 +167,31 @@ def test_grad_cam_by_its_definition() -> None:
     assert torch.allclose(F.interpolate(own, size=(16, 24), mode="bilinear", align_corners=False)[:, 0], raw, atol=1e-6)
 
 
+class Residual(nn.Module):
+    """A block that adds its shortcut to what its norm put out, and clips it, in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.norm(self.conv(images))
+        found += images
+        return self.fc(found.relu_().mean((2, 3)))
+
+
+def test_grad_cam_sees_the_layer_as_it_was_before_the_shortcut() -> None:
+    torch.manual_seed(0)
+    model, images, classes = Residual().eval(), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    maps = model.norm(model.conv(images)).detach().requires_grad_()
+    logits = model.fc((maps + images).relu().mean((2, 3)))
+    (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), maps)
+    wanted = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu().detach()
+    assert torch.allclose(_of_positions(model, "norm", images, classes)[:, 0], wanted, atol=1e-6)
+    low, high = wanted.amin((1, 2), keepdim=True), wanted.amax((1, 2), keepdim=True)
+    assert torch.allclose(grad_cam(model, "norm", images, classes), (wanted - low) / (high - low), atol=1e-5)
+
+
 def test_input_gradients_by_their_definition() -> None:
     run = toy()
     images = run.images.clone().requires_grad_()

@@ -34,12 +34,16 @@ def half_diagonal(maps: Tensor) -> Tensor:
 
 @contextmanager
 def tapped(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What the modules of these names put out in the newest forward, by name."""
+    """What the modules of these names put out in the newest forward, by name.
+
+    The network goes on with a copy: it may add a shortcut to what a norm put out, in place.
+    """
     heard: dict[str, Any] = {}
 
     def listen(name: str) -> Any:
-        def hear(_module: nn.Module, _arguments: object, output: Any) -> None:
+        def hear(_module: nn.Module, _arguments: object, output: Any) -> Any:
             heard[name] = output
+            return output.clone() if isinstance(output, Tensor) else output
 
         return model.get_submodule(name).register_forward_hook(hear)
 
