@@ -35,22 +35,12 @@ def grad_cam(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> T
     with tapped(model, [layer]) as heard, torch.no_grad():
         model(images)
     if heard[layer].ndim == 4 and not is_channels_last(model):
-        found = _by_captum(model, layer, images, classes)
+        explain = LayerGradCam(_logits(model), model.get_submodule(layer))
+        found = explain.attribute(images.clone().requires_grad_(), classes, relu_attributions=True)
     else:
         found = _of_positions(model, layer, images, classes)
     resized = F.interpolate(found.detach().float(), size=(height, width), mode="bilinear", align_corners=False)
     return scaled(resized[:, 0])
-
-
-def _by_captum(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Tensor:
-    """captum's Grad-CAM [N,1,h,w] at a place of its own behind the layer, which nothing changes in place."""
-    place = nn.Identity()
-    handle = model.get_submodule(layer).register_forward_hook(lambda _module, _given, output: place(output).clone())
-    try:
-        explain = LayerGradCam(_logits(model), place)
-        return explain.attribute(images.clone().requires_grad_(), classes, relu_attributions=True)
-    finally:
-        handle.remove()
 
 
 def _of_positions(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Tensor:
