@@ -113,8 +113,8 @@ def _told_apart(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     names = [word for word in words if word not in runs]
     if not names:
         raise click.UsageError(
-            f"{', '.join(words)}: only run folders; name an analysis behind them, such as calibration "
-            "(mixcore plugins --roles lists those installed)"
+            "expected run folders and then analyses, such as mixcore analyse runs/quickstart calibration, and found only "
+            f"{', '.join(words)}; mixcore plugins --roles lists the analyses that are installed"
         )
     return list(map(Path, dict.fromkeys(runs))), list(dict.fromkeys(names))
 

@@ -164,7 +164,7 @@ def test_bad_input(toy_run: Start, capsys: pytest.CaptureFixture[str]) -> None:
     for words, code, said in (
         (["nowhere", "count"], 1, "nowhere is no run folder"),
         (["empty", "count"], 1, "there is no checkpoint"),
-        ([str(run)], 2, "only run folders; name an analysis"),
+        ([str(run)], 2, "expected run folders and then analyses, such as"),
         ([str(run), "toy_mix"], 1, "has role mix, expected a plugin with role analysis"),
         ([str(run), "count", "--set-name", "test"], 1, "no evaluation set 'test'; this run's data has: val"),
         ([str(run), "count", "--predictor", "ema"], 1, "no predictor 'ema'; it has: model"),
