@@ -113,7 +113,7 @@ def _told_apart(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     names = [word for word in words if word not in runs]
     if not names:
         raise click.UsageError(
-            "expected run folders and then analyses, such as mixcore analyse runs/quickstart calibration, and found only "
+            "expected run folders and then analyses, such as mixcore analyse runs/quickstart calibration; found only "
             f"{', '.join(words)}; mixcore plugins --roles lists the analyses that are installed"
         )
     return list(map(Path, dict.fromkeys(runs))), list(dict.fromkeys(names))
