@@ -51,18 +51,18 @@ def names(role: str) -> tuple[str, ...]:
     """The installed plugins of a role that come with mixcore."""
     claims = installed()
     own = [name for name, (entry, *_) in claims.items() if entry.distribution.startswith("mixcore")]
-    return tuple(name for name in sorted(own) if role_of(_class(name)) == role)
+    return tuple(name for name in sorted(own) if role_of(class_of(name)) == role)
 
 
 @functools.cache
-def _class(name: str) -> type[Any]:
+def class_of(name: str) -> type[Any]:
     return load(find(name, installed()))
 
 
 def options_for_trial(name: str) -> Mapping[str, Any]:
     """Options under which a plugin can be tried without a file of weights: its teacher is a tiny network."""
     given: dict[str, Any] = {}
-    for field in attrs.fields(_class(name)):
+    for field in attrs.fields(class_of(name)):
         key = field.alias or field.name
         default = field.default
         if key == "teacher":
@@ -118,7 +118,7 @@ def holders() -> Iterator[tuple[str, str]]:
     """(name, option) of each mixer and label policy that holds a saliency in an option."""
     for role in ("mix", "labels"):
         for name in names(role):
-            for field in attrs.fields(_class(name)):
+            for field in attrs.fields(class_of(name)):
                 if isinstance(field.default, Saliency):
                     yield name, field.alias or field.name
 
@@ -133,29 +133,29 @@ def page() -> str:
         INTRODUCTION,
         "## Mixers\n",
         _cost_note(machine),
-        _table(
+        table(
             ("name", "method", "paper", "needs of the network", "draws per", "step, times none's", "options"),
             [_mixer_row(name, costs) for name in names("mix")],
         ),
         "## Label policies and losses\n",
-        _table(
+        table(
             ("name", "method", "needs", "options"), [_other_row(name) for name in (*names("labels"), *names("loss"))]
         ),
         "## Saliencies\n",
         "What an option `saliency` may name.\n",
-        _table(("name", "method", "needs", "options"), [_other_row(name) for name in names("saliency")]),
+        table(("name", "method", "needs", "options"), [_other_row(name) for name in names("saliency")]),
         "## Which mixers go with which label policies\n",
         "Every mixer goes with every loss that takes the labels at hand. A mixer and a label policy that do not go\n"
         "together are refused before training.\n",
-        _table(("mixer", *names("labels")), [_policy_row(name) for name in names("mix")]),
+        table(("mixer", *names("labels")), [_policy_row(name) for name in names("mix")]),
         "## Which saliencies go where\n",
         "With the defaults of the other options.\n",
-        _table(("option", *names("saliency")), [_saliency_row(*held) for held in holders()]),
+        table(("option", *names("saliency")), [_saliency_row(*held) for held in holders()]),
     ]
     return "\n".join(sections).rstrip() + "\n"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -176,11 +176,11 @@ def _cost_note(machine: str) -> str:
 
 def _mixer_row(name: str, costs: Mapping[str, float]) -> tuple[str, ...]:
     cost = f"{costs[name]:.2f}" if name in costs else "not measured"
-    return (_linked(name), _first_line(name), _paper(name), _needs(name), _drawn_per(name), cost, _options(name))
+    return (_linked(name), first_line(name), _paper(name), _needs(name), _drawn_per(name), cost, _options(name))
 
 
 def _other_row(name: str) -> tuple[str, ...]:
-    return (_linked(name), _first_line(name), _needs(name), _options(name))
+    return (_linked(name), first_line(name), _needs(name), _options(name))
 
 
 def _policy_row(name: str) -> tuple[str, ...]:
@@ -217,8 +217,8 @@ def _linked(name: str) -> str:
     return f"`{name}`" if distribution == "mixcore" else f"[`{name}`](../plugins/{distribution}/README.md)"
 
 
-def _first_line(name: str) -> str:
-    return (_class(name).__doc__ or "").strip().partition("\n")[0].replace("|", "\\|")
+def first_line(name: str) -> str:
+    return (class_of(name).__doc__ or "").strip().partition("\n")[0].replace("|", "\\|")
 
 
 def _paper(name: str) -> str:
@@ -231,7 +231,7 @@ def _paper(name: str) -> str:
 
 
 def _needs(name: str) -> str:
-    own = declared(_class(name)(**options_for_trial(name)), name)
+    own = declared(class_of(name)(**options_for_trial(name)), name)
     stages = [f"stage {stage}" for stage in own.stages]
     return ", ".join((*sorted(own.needs - {"stages"} if stages else own.needs), *stages)) or "nothing"
 
@@ -243,7 +243,7 @@ def _drawn_per(name: str) -> str:
     if all(mix.sources.shape[1] == 1 for mix in mixes):
         return "nothing"
     found = "image" if any(_differ(mix.weights) or _differ(mix.masks) for mix in mixes) else "batch"
-    options = {field.alias or field.name for field in attrs.fields(_class(name))}
+    options = {field.alias or field.name for field in attrs.fields(class_of(name))}
     return f"{found}, or image (`per_sample`)" if found == "batch" and "per_sample" in options else found
 
 
@@ -252,7 +252,7 @@ def _differ(values: torch.Tensor | None) -> bool:
 
 
 def _options(name: str) -> str:
-    return ", ".join(f"`{one.name}` {one.default}" for one in option_help(_class(name))).replace("|", "\\|") or "none"
+    return ", ".join(f"`{one.name}` {one.default}" for one in option_help(class_of(name))).replace("|", "\\|") or "none"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from mixcore.autocast import autocast_off
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
@@ -13,7 +14,7 @@ from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
-from mixcore.networks.classifier import class_count
+from mixcore.networks.classifier import class_count, classifiers
 from mixcore.networks.interface import logits_of
 from mixcore.networks.layout import as_map, grid_of, is_channels_last, prefix_tokens
 from mixcore.networks.network import capabilities
@@ -21,7 +22,7 @@ from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.stages import stage_names
 from mixcore.networks.teacher import load_teacher
-from mixcore.networks.weights import mismatches, read_weights, refuse_weight_options
+from mixcore.networks.weights import load_weights, mismatches, read_weights, refuse_weight_options
 from mixcore.networks.windows import WindowAttention
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.blocks import block_shares, cells_to_pixels, combine_blocks
@@ -34,9 +35,11 @@ from mixcore.ops.boxes import (
     boxes_around,
     boxes_inside,
     boxes_lam,
+    boxes_lines,
     boxes_mask,
     boxes_of_sides,
-    lines_within,
+    crossings,
+    crossings_mask,
 )
 from mixcore.ops.classes import merge_classes
 from mixcore.ops.combine import (
@@ -48,6 +51,8 @@ from mixcore.ops.combine import (
     select_boxes,
     select_pixels,
     slice_boxes,
+    slice_patches,
+    slices_win,
     take_rows,
     unmixed,
 )
@@ -108,6 +113,7 @@ __all__ = [
     "as_backbone",
     "as_map",
     "as_saliency",
+    "autocast_off",
     "beta",
     "beta_per_sample",
     "blend",
@@ -121,13 +127,17 @@ __all__ = [
     "boxes_around",
     "boxes_inside",
     "boxes_lam",
+    "boxes_lines",
     "boxes_mask",
     "boxes_of_sides",
     "capabilities",
     "cells_to_pixels",
     "class_count",
+    "classifiers",
     "combine_blocks",
     "crop_flip",
+    "crossings",
+    "crossings_mask",
     "dirichlet",
     "draw_partners",
     "early_stages",
@@ -139,8 +149,8 @@ __all__ = [
     "hookimpl",
     "is_channels_last",
     "keyed_generator",
-    "lines_within",
     "load_teacher",
+    "load_weights",
     "logits_of",
     "merge_classes",
     "mismatches",
@@ -161,6 +171,8 @@ __all__ = [
     "send",
     "settle",
     "slice_boxes",
+    "slice_patches",
+    "slices_win",
     "spectral_residual",
     "stage_names",
     "stage_shape",

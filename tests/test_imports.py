@@ -28,7 +28,7 @@ ORDER = [
     {"step"},
     {"train"},
     {"run"},
-    {"mixers", "ledger", "scaffold", "testing", "measure"},
+    {"mixers", "ledger", "export", "plots", "scaffold", "testing", "measure"},
     {"analyse"},
     {"cli"},
     {"__main__"},

@@ -50,7 +50,7 @@ class Headed(nn.Module):
 
 def predictor_of(run: LoadedRun, name: str | None) -> tuple[str, nn.Module]:
     """Name and network of a predictor, by default the one that picks the run's best checkpoint. ConfigError."""
-    name = name or run.config.eval.predictor or "model"
+    name = name or run.predictor
     if name not in run.predictors:
         raise ConfigError(f"the run has no predictor {name!r}; it has: {', '.join(run.predictors)}")
     network, head = run.predictors[name]

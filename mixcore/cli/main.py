@@ -20,6 +20,8 @@ VERBS = {
     "run": "Train as a configuration file says.",
     "eval": "Evaluate a checkpoint of a run.",
     "analyse": "Analyse trained runs: what a paper reports beside accuracy.",
+    "plot": "Draw curves, trade-offs and schedules of runs.",
+    "export": "Write a trained network for other programs.",
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
     "bench": "Measure what mixers cost.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,6 +95,7 @@ def check_maps(plugins: Plugins, given: Collection[str]) -> None:
     )
 
 
+@functools.lru_cache(maxsize=64)  # asked in every iteration, where reading declarations costs as much as a map
 def check_other_images(calls: PluginCalls) -> None:
     """Refuse to ask a saliency that reads maps for images other than the batch's, which have none. HookError."""
     own = declared(calls.plugin, calls.label)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
-from collections.abc import ItemsView
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,8 @@ from mixcore.ops.draws import send
 __all__ = ["fine_grained", "grey", "spectral_residual"]
 
 FINE_GRAINED_SCALES = (12, 24, 48, 28, 56, 112)
+SMOOTHED = 256
+"""Times its mean, that a pixel has after smoothing: divided by at last, which loses nothing."""
 LARGEST_SPECTRUM = 128
 
 
@@ -28,7 +28,7 @@ def grey(images: Tensor) -> Tensor:
     images = images.detach().float()
     if images.shape[1] == 3:
         red, green, blue = images.unbind(1)
-        return 0.299 * red + 0.587 * green + 0.114 * blue
+        return (0.299 * red).add_(0.587 * green).add_(0.114 * blue)
     return images.mean(1)
 
 
@@ -45,55 +45,69 @@ def fine_grained(images: Tensor) -> Tensor:
     """
     level = grey(images)
     # starting at 0 keeps prefix sums accurate, and constant images exact
-    level = level - level[:, :1, :1]
-    level = _smooth(_smooth(level))
+    level = _smooth_twice(level - level[:, :1, :1])
     centred = level - level.mean((1, 2), keepdim=True)
     height, width = centred.shape[-2:]
-    sums = F.pad(centred.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    total = torch.zeros_like(centred)
-    for scale, times in _scales(max(height, width)):
+    whole, cut = _scales(height, width)
+    # a window that is the whole image has the sum 0
+    total = centred.abs().mul_(whole)
+    sums = F.pad(centred.cumsum(1).cumsum(2), (1, 0, 1, 0)) if cut else centred
+    for scale in cut:
+        area, share = _areas(height, width, scale, centred.device)
         window = _window_sums(_window_sums(sums, 1, scale), 2, scale)
-        own, all_others = _shares(height, width, scale, centred.device)
-        # g - (sum - g) / others, in place
-        total.add_(window.mul_(all_others).addcmul_(centred, own).abs_(), alpha=times)
+        # g - (sum - g) / others = (g · area - sum) / others
+        total.addcmul_(window.addcmul_(centred, area, value=-1).abs_(), share)
     return total
 
 
-def _scales(size: int) -> ItemsView[int, int]:
-    """Scales with how often each counts: from the image's size on, all windows are the whole image."""
-    return Counter(min(scale, size) for scale in FINE_GRAINED_SCALES).items()
+@functools.lru_cache(maxsize=32)
+def _scales(height: int, width: int) -> tuple[float, tuple[int, ...]]:
+    """The factor of |g| that all windows together have that are the whole image, and the scales of the others."""
+    cut = tuple(scale for scale in FINE_GRAINED_SCALES if scale < max(height, width))
+    area, whole = height * width, len(FINE_GRAINED_SCALES) - len(cut)
+    return whole * area / max(area - 1, 1) / SMOOTHED, cut
 
 
 def _window_sums(sums: Tensor, axis: int, scale: int) -> Tensor:
     """Prefix sums [.., size+1, ..] -> sums of the windows from i-n+1 to i+n, cut at the border: [.., size, ..]."""
     size = sums.shape[axis] - 1
     inner = max(size - scale, 0)
-    windows = sums.narrow(axis, size, 1).repeat_interleave(size, axis)
+    last = sums.narrow(axis, size, 1)
+    rest = [*last.shape]
+    rest[axis] = size - inner
+    windows = torch.cat((sums.narrow(axis, size + 1 - inner, inner), last.expand(rest)), axis)
     if inner:
-        windows.narrow(axis, 0, inner).copy_(sums.narrow(axis, scale + 1, inner))
         windows.narrow(axis, scale, inner).sub_(sums.narrow(axis, 1, inner))
     return windows
 
 
-def _smooth(level: Tensor) -> Tensor:
-    """One pass of [1/4,1/2,1/4] in both axes; a reflected edge does not repeat the edge pixel."""
-    for axis in (1, 2):
-        size = level.shape[axis]
-        if size == 1:
-            continue
-        padded = torch.cat((level.narrow(axis, 1, 1), level, level.narrow(axis, size - 2, 1)), axis)
-        sides = padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)
-        level = sides.mul_(0.25).add_(level, alpha=0.5)
-    return level
+def _smooth_twice(level: Tensor) -> Tensor:
+    """Two passes of [1,2,1] in both axes, 256 times the mean; a reflected edge does not repeat the edge pixel.
+
+    That is [1,4,6,4,1], four sums of neighbours. All lines lie one after the other, so that a sum is one operation on
+    two stretches of memory; what runs across the ends of lines is left out at last.
+    """
+    height, width = level.shape[-2:]
+    if min(height, width) > 2:
+        level = F.pad(level, (2, 2, 2, 2), mode="reflect")
+    else:
+        for pads, size in (((2, 2, 0, 0), width), ((0, 0, 2, 2), height)):
+            # of one line all neighbours are itself, of two each is the other's
+            level = F.pad(level, pads, mode={1: "replicate", 2: "circular"}.get(size, "reflect"))
+    lines, spare = level.flatten(), torch.empty_like(level).flatten()
+    for step in (1, width + 4):
+        for _ in range(4):
+            size = len(lines) - step
+            lines, spare = torch.add(lines[:size], lines[step:], out=spare[:size]), lines
+    return lines.as_strided((len(level), height, width), level.stride())
 
 
 @functools.lru_cache(maxsize=32)
-def _shares(height: int, width: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factors [H,W] of the pixel itself and of the sum over its window: (others + 1) / others and -1 / others."""
+def _areas(height: int, width: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """[H,W]: how many pixels the window has around each, and the factor of its term: one over how many others."""
     rows, columns = (_extent(size, scale) for size in (height, width))
-    others = (rows[:, None] * columns - 1).clamp_(min=1).double()
-    own, window = ((others + 1) / others).float(), (-1 / others).float()
-    return send(own, device), send(window, device)
+    area = rows[:, None] * columns
+    return send(area.float(), device), send((1 / SMOOTHED / (area - 1).clamp(min=1).double()).float(), device)
 
 
 def _extent(size: int, scale: int) -> Tensor:

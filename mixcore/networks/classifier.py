@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-__all__ = ["class_count", "classes_in"]
+__all__ = ["class_count", "classes_in", "classifiers"]
+
+
+def classifiers(network: nn.Module) -> Iterator[nn.Linear]:
+    """The linear classifiers that `get_classifier()` gives: one, none without classes, two of a distilled network."""
+    found = getattr(network, "get_classifier", lambda: None)()
+    for module in found if isinstance(found, tuple) else (found,):
+        if isinstance(module, nn.Linear):
+            yield module
 
 
 def _classifier(network: nn.Module) -> nn.Linear | nn.Conv2d | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from mixcore.errors import ConfigError, MixcoreError
+from mixcore.networks.classifier import classifiers
 
-__all__ = ["mismatches", "python_objects", "read_weights", "refuse_weight_options"]
+__all__ = ["load_weights", "mismatches", "python_objects", "read_weights", "refuse_weight_options"]
+
+logger = logging.getLogger("mixcore")
 
 _TIMM_READS = ("cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 """Arguments of timm's models that name files or places of weights, or choose what is fetched."""
@@ -51,6 +55,39 @@ def mismatches(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
             for name, value in own.items()
             if name in state and state[name].shape != value.shape
         ),
+    ]
+
+
+def load_weights(network: nn.Module, path: Path, owner: str) -> None:
+    """Start `network` from the tensors of a local file, which :func:`read_weights` reads.
+
+    A classifier of another shape, or none, in the file leaves the network's own, which is said in the log. ConfigError,
+    which begins with `owner`, for a file that is missing, unreadable, or of another network.
+    """
+    state = read_weights(path, owner)
+    own = network.state_dict()
+    fresh = [name for name in _classifier_keys(network) if name not in state or state[name].shape != own[name].shape]
+    faults = mismatches(network, state | {name: own[name] for name in fresh})
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        raise ConfigError(
+            f"{owner}: {path} does not hold weights of this {type(network).__name__}: {shown}; "
+            "name the file's own architecture, or another file"
+        )
+    for name in fresh:
+        state.pop(name, None)
+    network.load_state_dict(state, strict=False)
+    if fresh:
+        logger.info("%s: %s has no classifier of this shape; it starts anew", owner, path)
+
+
+def _classifier_keys(network: nn.Module) -> list[str]:
+    heads = list(classifiers(network))
+    return [
+        f"{name}.{key}"
+        for name, module in network.named_modules()
+        if any(module is head for head in heads)
+        for key in module.state_dict()
     ]
 
 

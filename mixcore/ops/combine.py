@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixcore.ops.bits import keep_where_
-from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_inside, boxes_mask
+from mixcore.ops.boxes import Box, box_lam, box_mask, boxes_lines, crossings, crossings_mask
 from mixcore.types import Mix
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "select_boxes",
     "select_pixels",
     "slice_boxes",
+    "slice_patches",
+    "slices_win",
     "take_rows",
     "unmixed",
 ]
@@ -84,8 +86,8 @@ def select_boxes(images: Tensor, partner: Tensor, boxes: Tensor) -> tuple[Tensor
     All on the device of the images, in one select: for boxes that come from the batch, accelerators and small images.
     Boxes [1,4] are one box for all, and there is one mask [1,1,H,W].
     """
-    size = images.shape[-2:]
-    return select_pixels(images, partner, boxes_inside(boxes, *size)), boxes_mask(boxes, *size)
+    lines = boxes_lines(boxes, *images.shape[-2:])
+    return select_pixels(images, partner, crossings(*lines)), crossings_mask(*lines)
 
 
 def slice_boxes(
@@ -95,27 +97,47 @@ def slice_boxes(
 
     `partner` and `boxes` hold N rows as Python ints. `overwrite` writes into `images` and returns them.
     """
-    count, _, height, width = images.shape
-    masks = images.new_ones(count, 1, height, width, dtype=torch.float32)
-    places = [(slice(top, bottom), slice(left, right)) for top, bottom, left, right in boxes]
-    patches = [images[row, :, rows, columns] for row, (rows, columns) in zip(partner, places, strict=True)]
+    patches = [
+        images[row, :, top:bottom, left:right] for row, (top, bottom, left, right) in zip(partner, boxes, strict=True)
+    ]
     if overwrite:
         # gathered before any is written: later rows need the pixels that earlier rows overwrite
         patches = [patch.clone() for patch in patches]
+    return slice_patches(images, patches, boxes, overwrite)
+
+
+def slice_patches(
+    images: Tensor, patches: Sequence[Tensor], boxes: Sequence[Sequence[int]], overwrite: bool = False
+) -> tuple[Tensor, Tensor]:
+    """x with a patch [C,h,w] of that size in each image's box, and the masks [N,1,H,W] float32 (0 inside).
+
+    `boxes` hold N rows as Python ints; one slice copy per box, which touches the boxes only: see :func:`slices_win`.
+    `overwrite` writes into `images`, of which no patch may then be a view, and returns them.
+    """
+    count, _, height, width = images.shape
     mixed = images if overwrite else images.clone()
-    for row, ((rows, columns), patch) in enumerate(zip(places, patches, strict=True)):
-        mixed[row, :, rows, columns] = patch
-        masks[row, :, rows, columns] = 0
+    masks = images.new_ones(count, 1, height, width, dtype=torch.float32)
+    for row, (patch, (top, bottom, left, right)) in enumerate(zip(patches, boxes, strict=True)):
+        mixed[row, :, top:bottom, left:right] = patch
+        masks[row, :, top:bottom, left:right] = 0
     return mixed, masks
+
+
+def slices_win(images: Tensor) -> bool:
+    """Whether boxes drawn on the host are pasted into these images [N,C,H,W] one by one rather than all at once.
+
+    On a CPU, where reading them costs nothing, and for large images, most of which such a copy leaves alone.
+    """
+    return images.device.type == "cpu" and images[0].numel() >= SLICES_FROM
 
 
 def paste_boxes(images: Tensor, partner: Tensor, boxes: Tensor, overwrite: bool = False) -> tuple[Tensor, Tensor]:
     """x with x[partner] inside each image's box [N,4], and the masks [N,1,H,W] float32 (0 inside).
 
-    For boxes drawn on the host and sent to the device of the images: large images on the CPU, where reading them costs
-    nothing, take :func:`slice_boxes`, all others :func:`select_boxes`. The bits are the same.
+    For boxes drawn on the host and sent to the device of the images: where :func:`slices_win` by :func:`slice_boxes`,
+    else by :func:`select_boxes`. The bits are the same.
     """
-    if images.device.type == "cpu" and images[0].numel() >= SLICES_FROM:
+    if slices_win(images):
         return slice_boxes(images, partner.tolist(), boxes.tolist(), overwrite)
     return select_boxes(images, partner, boxes)
 

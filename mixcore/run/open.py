@@ -15,6 +15,7 @@ from mixcore.config.schema import RunConfig
 from mixcore.data.loader import Loader
 from mixcore.data.named import VALIDATION, evaluation_sets, for_evaluation
 from mixcore.discovery.manager import register_selection
+from mixcore.discovery.plugins import Plugins
 from mixcore.errors import CheckpointError, DataError, MixcoreError, RunFolderError
 from mixcore.evaluate.evaluate import Predictors, evaluate
 from mixcore.evaluate.metrics import Metric
@@ -25,7 +26,7 @@ from mixcore.run.numerics import numerics
 from mixcore.run.place import Place
 from mixcore.run.processes import joined
 from mixcore.run.resolve import Loaded, load_config
-from mixcore.run.session import build_data, build_networks, evaluation_loader
+from mixcore.run.session import build_backbone, build_data, build_networks, choose_predictor, evaluation_loader
 from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
@@ -60,6 +61,10 @@ class LoadedRun:
     """The trained network."""
     predictors: Predictors
     """Name -> network and head (None: the network's own): `model`, `ema` where the run averages, and plugins'."""
+    predictor: str
+    """Name of the predictor whose value is the run's."""
+    resolved: Mapping[str, Any]
+    """The configuration as a plain TOML tree."""
     digest: str
     """Hash of everything in the configuration that determines the numbers."""
     overrides: tuple[str, ...] = ()
@@ -68,6 +73,7 @@ class LoadedRun:
     """The training step, parts and mixers in it, in eval mode."""
     _data: Data
     _processes: Processes
+    _plugins: Plugins
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +84,10 @@ class LoadedRun:
     def sets(self) -> Mapping[str, Dataset[Any] | Resident]:
         """The evaluation sets by name: "val", and those that the data plugin gives beside it."""
         return evaluation_sets(self._data)
+
+    def bare_network(self) -> nn.Module:
+        """A network of its own like the trained one, on the CPU in eval mode: initial weights, nothing hooked to it."""
+        return build_backbone(self.config, self._plugins, self.task, torch.device("cpu")).eval()
 
     def loader(self, name: str = VALIDATION, data: Data | None = None) -> Loader:
         """Batches of the set `name`: `for images, labels in run.loader("val").epoch(0)`.
@@ -137,6 +147,7 @@ def load_run(
         if not _take_average(ema, found):
             ema = None
         step.eval()
+        predictors = named_predictors(step, ema)
         return LoadedRun(
             folder=folder,
             config=config,
@@ -147,9 +158,12 @@ def load_run(
             epoch=found.state["epoch"],
             task=data.task,
             model=step.model,
-            predictors=named_predictors(step, ema),
+            predictors=predictors,
+            predictor=choose_predictor(config, plugins, predictors),
+            resolved=found.configuration.resolved,
             data=data,
             processes=processes,
+            plugins=plugins,
         )
 
 

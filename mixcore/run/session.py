@@ -34,10 +34,12 @@ from mixcore.types import Batch, Data, Task
 
 __all__ = [
     "Session",
+    "build_backbone",
     "build_data",
     "build_networks",
     "build_session",
     "check_groups",
+    "choose_predictor",
     "evaluation_loader",
     "first_images",
     "training_loader",
@@ -89,7 +91,7 @@ def build_session(config: RunConfig, plugins: Plugins, processes: Processes) -> 
         state=state,
         module=_distribute(state, processes),
         schedule=Schedule(optimizer, config.schedule, len(loader)),
-        predictor=_choose_predictor(config, plugins, state.networks()),
+        predictor=choose_predictor(config, plugins, state.networks()),
         remarks=remarks,
     )
 
@@ -183,7 +185,7 @@ def build_networks(
     """The step of a run of so many `iterations`, with network and parts, and the average of the network's weights."""
     check_task(plugins, task)
     train = config.train
-    model = _build_backbone(config, plugins, task, processes.device)
+    model = build_backbone(config, plugins, task, processes.device)
     ema = None if train.ema_decay is None else Ema(model, decay=train.ema_decay, warmup=train.ema_warmup)
     step = build_step(
         plugins,
@@ -204,7 +206,7 @@ def build_networks(
     return step, ema
 
 
-def _build_backbone(config: RunConfig, plugins: Plugins, task: Task, device: torch.device) -> nn.Module:
+def build_backbone(config: RunConfig, plugins: Plugins, task: Task, device: torch.device) -> nn.Module:
     """The network on its device; its initial weights depend on the seed alone."""
     assert plugins.backbone is not None
     with preserved_generators():
@@ -234,7 +236,7 @@ def _distribute(state: TrainingState, processes: Processes) -> nn.Module:
     )
 
 
-def _choose_predictor(config: RunConfig, plugins: Plugins, known: Iterable[str]) -> str:
+def choose_predictor(config: RunConfig, plugins: Plugins, known: Iterable[str]) -> str:
     """The predictor that [eval] names, else the one that a mixer suggests, else "model"."""
     chosen = config.eval.predictor or plugins.predictor or "model"
     if chosen not in known:

@@ -282,6 +282,6 @@ class Iteration:
                 probe=self._probe(owner, step, batch),
                 modules=owner.modules,
                 task=self._setup.task,
-                step=attrs.evolve(step, may_overwrite=False),
+                step=attrs.evolve(step, may_overwrite=False) if step.may_overwrite else step,
             ),
         )

@@ -7,7 +7,7 @@ or class token keep timm's). `reference`: the initialisers of the benchmark whos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -20,10 +20,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixcore.api import ConfigError
+from mixcore.api import ConfigError, classifiers
 from mixcore_plugins_builtin.backbones.wide_resnet import WideResNet
 
-__all__ = ["Init", "classifiers", "initialise", "kaiming_fan_out"]
+__all__ = ["Init", "initialise", "kaiming_fan_out"]
 
 Init = Literal["default", "reference", "torch"]
 _TOKENS = ("pos_embed", "cls_token")
@@ -69,14 +69,6 @@ def initialise(network: nn.Module, init: Init, *, new_classifier: bool = True) -
         _as_reference(network, _family(network))
     elif new_classifier and not any(name in _TOKENS for name, _ in network.named_parameters(recurse=False)):
         _narrow_classifier(network)
-
-
-def classifiers(network: nn.Module) -> Iterator[nn.Linear]:
-    """The linear classifiers of a network: one, none without classes, two of a distilled transformer."""
-    found = network.get_classifier()  # type: ignore[operator]
-    for module in found if isinstance(found, tuple) else (found,):
-        if isinstance(module, nn.Linear):
-            yield module
 
 
 def _narrow_classifier(network: nn.Module) -> None:

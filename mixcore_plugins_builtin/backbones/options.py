@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import attrs
 from torch import nn
 
+from mixcore.api import load_weights
 from mixcore_plugins_builtin.backbones.initialise import Init, initialise
-from mixcore_plugins_builtin.backbones.weights import load_weights
 
 __all__ = ["BackboneOptions"]
 
@@ -26,5 +28,5 @@ class BackboneOptions:
         """The network, initialised (as `init` or as the option says), then loaded from the file if there is one."""
         initialise(network, init or self.init, new_classifier=new_classifier)
         if self.weights is not None:
-            load_weights(network, self.weights)
+            load_weights(network, Path(self.weights), "backbone.weights")
         return network

@@ -14,6 +14,12 @@ from mixcore_plugins_builtin.backbones.options import BackboneOptions
 
 __all__ = ["TimmBackbone", "TimmOptions", "create_timm_model"]
 
+_ELSEWHERE = {
+    **dict.fromkeys(("cifar_moganet_tiny", "moganet_small", "moganet_tiny", "moganet_xtiny"), "mixcore-plugin-moganet"),
+    **dict.fromkeys(("pvt_small", "pvt_tiny"), "mixcore-plugin-pvt"),
+}
+"""Backbones that timm lacks and a distribution of its own has: what timm has of a like name is another network."""
+
 
 def create_timm_model(model: str, task: Task, **options: Any) -> nn.Module:
     """A timm model for the task: its channels and classes, and its image size where the model fixes one.
@@ -21,6 +27,11 @@ def create_timm_model(model: str, task: Task, **options: Any) -> nn.Module:
     Options that are None are left to timm. ConfigError for a name that timm does not have, for options that this model
     refuses, and for pretrained weights that cannot be had.
     """
+    if model in _ELSEWHERE:
+        raise ConfigError(
+            f"backbone {model!r} is in {_ELSEWHERE[model]}: pip install {_ELSEWHERE[model]}, and name it as [backbone] "
+            f'name = "{model}"'
+        )
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists what there is"

@@ -1,4 +1,4 @@
-"""Maps of the images of class folders: folders that mirror the training split, a file per image."""
+"""Maps of image files: folders that mirror the training split, a file per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mixcore.api import DataError, UnreadableSampleError
 from mixcore_plugins_builtin.data.decode import open_map
-from mixcore_plugins_builtin.data.folders import EXTENSIONS, ClassFolders
+from mixcore_plugins_builtin.data.folders import EXTENSIONS
+from mixcore_plugins_builtin.data.labelled import LabelledFiles
 from mixcore_plugins_builtin.data.options import OnCorrupt, data_path, found
 
 __all__ = ["MapFiles", "scan_map_folders"]
@@ -69,7 +70,7 @@ def _tensor(image: Image) -> Tensor:
 
 
 def scan_map_folders(
-    folders: Mapping[str, str], images: ClassFolders, on_corrupt: OnCorrupt = "refuse"
+    folders: Mapping[str, str], images: LabelledFiles, on_corrupt: OnCorrupt = "refuse"
 ) -> tuple[MapFiles, ...]:
     """For each name of a map the files of its folder, by the paths of the images below theirs.
 
@@ -79,10 +80,10 @@ def scan_map_folders(
     return tuple(_scan(name, data_path(folder), images, on_corrupt) for name, folder in folders.items())
 
 
-def _scan(name: str, folder: Path, images: ClassFolders, on_corrupt: OnCorrupt) -> MapFiles:
+def _scan(name: str, folder: Path, images: LabelledFiles, on_corrupt: OnCorrupt) -> MapFiles:
     if not folder.is_dir():
         raise DataError(
-            f"no folder of the map {name!r} at {found(folder)}; expected {folder}/<class>/<image>, a file for each "
+            f"no folder of the map {name!r} at {found(folder)}; expected {folder}/<path of the image>, a file for each "
             f"image in {images.folder.absolute()}; set data.map_folders.{name}"
         )
     paths = [os.fsdecode(bytes(image)) for image in images.files]

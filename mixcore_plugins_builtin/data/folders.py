@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from mixcore.api import DataError
+from mixcore_plugins_builtin.data.labelled import LabelledFiles, irregular_files, some
 from mixcore_plugins_builtin.data.options import OnCorrupt, found
 from mixcore_plugins_builtin.data.walk import class_files, is_folder, leads_into
 
-__all__ = ["EXTENSIONS", "ClassFolders", "scan_class_folders", "scan_splits"]
+__all__ = ["EXTENSIONS", "check_same_classes", "scan_class_folders", "scan_splits"]
 
 logger = logging.getLogger("mixcore")
 
-NAMED = 5
-"""Files or classes that a message names."""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm", ".bmp", ".tif", ".tiff")
 
 
-@attrs.frozen(eq=False)
-class ClassFolders:
-    """Images of one split. `files` are paths below `folder`, sorted; a label is the rank of its class folder's name.
-
-    Files are kept as one array of bytes: worker processes would copy a list of a million strings, by touching it.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    files: NDArray[np.bytes_]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def path(self, index: int) -> Path:
-        """Path of one image."""
-        return self.folder / os.fsdecode(bytes(self.files[index]))
-
-    def fingerprint(self) -> str:
-        """Hash of each file's class, path below `folder` and size in bytes; 0 for one that is gone."""
-        total = hashlib.sha256("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-        for index, name in enumerate(self.files):
-            total.update(b"%d %d %s\n" % (self.labels[index], _size(self.path(index)), bytes(name)))
-        return total.hexdigest()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: Sequence[Path] = ()) -> ClassFolders:
+def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: Sequence[Path] = ()) -> LabelledFiles:
     """Find the images below `folder`/<class>/, at any depth; walk.py says which links are followed.
 
     `others` are further splits, whose images links must not bring in. Raises DataError for a missing folder, an empty
@@ -89,18 +51,24 @@ def scan_class_folders(folder: Path, on_corrupt: OnCorrupt = "refuse", others: S
             empty.append(name)
     if empty:
         raise DataError(
-            f"{_some(empty)} in {folder.absolute()} hold{'s' if len(empty) == 1 else ''} no image; {layout}; "
+            f"{some(empty)} in {folder.absolute()} hold{'s' if len(empty) == 1 else ''} no image; {layout}; "
             "add images or remove the folder"
         )
     if irregular and on_corrupt == "refuse":
-        raise DataError(_irregular(folder, irregular))
+        raise DataError(irregular_files(folder, irregular, f"in {folder.absolute()}"))
     if left:
         logger.warning(
             "links to folders are not followed where they lead to other classes: %s in %s",
-            _some(left),
+            some(left),
             folder.absolute(),
         )
-    return ClassFolders(folder, classes, np.array(files, dtype=np.bytes_), np.array(labels, dtype=np.int64))
+    return LabelledFiles(
+        folder=folder,
+        files=np.array(files, dtype=np.bytes_),
+        labels=np.array(labels, dtype=np.int64),
+        num_classes=len(classes),
+        classes=classes,
+    )
 
 
 def _classes(folder: Path, splits: Sequence[Path]) -> tuple[str, ...]:
@@ -111,48 +79,35 @@ def _classes(folder: Path, splits: Sequence[Path]) -> tuple[str, ...]:
     if wrong:
         one = len(wrong) == 1
         raise DataError(
-            f"{_some(sorted(wrong))} in {folder.absolute()} lead{'s' if one else ''} to other classes; the same "
+            f"{some(sorted(wrong))} in {folder.absolute()} lead{'s' if one else ''} to other classes; the same "
             f"images would have two labels; remove the link{'' if one else 's'}"
         )
     return tuple(sorted(entry.name for entry in entries))
 
 
-def _irregular(folder: Path, files: list[tuple[str, str]]) -> str:
-    lines = [f"{(folder / path).absolute()}: {what}" for path, what in files[:NAMED]]
-    more = [f"and {len(files) - NAMED} more"] if len(files) > NAMED else []
-    return "\n  ".join(
-        (
-            f"{len(files)} image{'' if len(files) == 1 else 's'} in {folder.absolute()} cannot be read; replace or "
-            'remove, or set data.on_corrupt = "skip" to go on without:',
-            *lines,
-            *more,
-        )
-    )
-
-
 def scan_splits(
     root: Path, train: str, validation: str, on_corrupt: OnCorrupt = "refuse"
-) -> tuple[ClassFolders, ClassFolders]:
+) -> tuple[LabelledFiles, LabelledFiles]:
     """Both splits below `root`. Raises DataError where one is missing, has an empty class, or the classes differ."""
     folders = root / train, root / validation
     splits = (
         scan_class_folders(folders[0], on_corrupt, folders[1:]),
         scan_class_folders(folders[1], on_corrupt, folders[:1]),
     )
-    first, second = (set(split.classes) for split in splits)
+    check_same_classes(*splits)
+    return splits
+
+
+def check_same_classes(train: LabelledFiles, validation: LabelledFiles) -> None:
+    """Refuse splits whose class folders have other names: a label would mean two things. Raises DataError."""
+    first, second = (set(split.classes or ()) for split in (train, validation))
     if first != second:
         differences = [
-            f"only in {split.folder.absolute()}: {_some(sorted(only))}"
-            for split, only in zip(splits, (first - second, second - first), strict=True)
+            f"only in {split.folder.absolute()}: {some(sorted(only))}"
+            for split, only in ((train, first - second), (validation, second - first))
             if only
         ]
         raise DataError(
             f"the class folders of training ({len(first)}) and validation ({len(second)}) differ; "
             f"{'; '.join(differences)}; both need the same folders, because a label is the rank of its folder's name"
         )
-    return splits
-
-
-def _some(names: list[str], most: int = NAMED) -> str:
-    quoted = ", ".join(repr(name) for name in names[:most])
-    return quoted if len(names) <= most else f"{quoted} and {len(names) - most} more"

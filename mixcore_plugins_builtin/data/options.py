@@ -31,6 +31,7 @@ __all__ = [
     "class_labels",
     "data_path",
     "found",
+    "increasing_shares",
     "probability",
 ]
 
@@ -60,6 +61,12 @@ def all_finite(instance: object, attribute: attrs.Attribute[Any], value: Sequenc
     """Validator: at least one number, none of them NaN or infinite."""
     if not (value and all(map(math.isfinite, value))):
         raise ValueError(f"{attribute.name} must hold finite numbers, found {list(value)}")
+
+
+def increasing_shares(instance: object, attribute: attrs.Attribute[Any], value: tuple[float, float]) -> None:  # noqa: ARG001
+    """Validator: two numbers in (0,1], the smaller first."""
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError(f"{attribute.name} must be two shares in (0,1], the smaller first, found {list(value)}")
 
 
 def between(lowest: int, highest: int) -> Callable[[object, attrs.Attribute[Any], int], None]:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixcore.api import ConfigError, MixcoreError, Task
+from mixcore.api import ConfigError, MixcoreError, Task, stage_shape
 from mixcore_plugins_builtin.backbones.cifar import CifarConvNeXtTiny, CifarResNet18, CifarResNet50, use_cifar_stem
 from mixcore_plugins_builtin.backbones.timm_model import TimmBackbone
 from mixcore_plugins_builtin.backbones.wide_resnet import WideBlock, WideResNet
@@ -194,10 +197,57 @@ def test_swin_keeps_the_rate_of_timm_unless_told() -> None:
     assert rates(drop_path_rate=0.0) == 0
 
 
+def test_what_the_benchmark_relies_on_in_timm() -> None:
+    """Epsilons, padding, activations and rates of the models that its configurations name."""
+
+    def found(model: str, kind: type[nn.Module], attribute: str) -> set[Any]:
+        with torch.device("meta"):
+            network = TimmBackbone(model=model).build_backbone(task(size=(224, 224)))
+        return {getattr(module, attribute) for module in network.modules() if isinstance(module, kind)}
+
+    assert found("tf_efficientnet_b0", nn.BatchNorm2d, "eps") == {1e-3}
+    assert found("tf_efficientnet_b0", Conv2dSame, "stride") == {(2, 2)}
+    assert found("tf_efficientnet_b0", EfficientNet, "drop_rate") == {0.0}
+    assert found("mobilenetv2_100", nn.BatchNorm2d, "eps") == {1e-5}
+    assert found("mobilenetv2_100", nn.ReLU6, "inplace") == {True}
+    assert found("resnet50", nn.BatchNorm2d, "momentum") == {0.1}
+    assert found("deit_tiny_patch16_224", nn.LayerNorm, "eps") == {1e-6}
+    assert found("convnext_tiny", nn.LayerNorm, "eps") == {1e-6}
+
+
+def test_what_timm_spares_from_weight_decay() -> None:
+    def spared(model: str) -> set[str]:
+        with torch.device("meta"):
+            network = TimmBackbone(model=model).build_backbone(task(size=(224, 224)))
+        return {name for name, _ in network.named_parameters() if name in network.no_weight_decay()}  # type: ignore
+
+    assert spared("deit_tiny_patch16_224") == {"cls_token", "pos_embed"}
+    tables = spared("swin_tiny_patch4_window7_224")
+    assert len(tables) == 12
+    assert all(name.endswith("relative_position_bias_table") for name in tables)
+
+
+def test_drop_path_of_a_resnet_is_linear_from_zero() -> None:
+    with torch.device("meta"):
+        network = TimmBackbone(model="resnet50", drop_path_rate=0.05).build_backbone(task())
+    blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
+    rates = [0.0 if block.drop_path is None else block.drop_path.drop_prob for block in blocks]
+    assert rates == pytest.approx([0.05 * number / 15 for number in range(16)])
+
+
+def test_the_map_behind_the_last_merging_of_swin_is_a_stage() -> None:
+    """Where the published AutoMix runs of Swin-T read their features."""
+    its_task = task(size=(224, 224))
+    network = TimmBackbone(model="swin_tiny_patch4_window7_224").build_backbone(its_task)
+    assert stage_shape(network, "layers.3.downsample", its_task) == (768, 7, 7)
+    assert stage_shape(network, 3, its_task) == (384, 14, 14)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"model": "resnet180"}, r"'resnet180' is no installed plugin and no model of timm .*did you mean .*resnet18"),
+        ({"model": "pvt_tiny"}, r'in mixcore-plugin-pvt: pip install mixcore-plugin-pvt, .*name = "pvt_tiny"'),
         ({"model": "resnet18.nonsense"}, r"timm refuses backbone 'resnet18\.nonsense'.*tag"),
         ({"model": "resnet18", "options": {"foo": 1}}, r"timm refuses backbone 'resnet18' with foo = 1.*'foo'"),
         ({"model": "vgg11", "drop_path_rate": 0.1}, r"timm refuses backbone 'vgg11'.*drop_path_rate"),

@@ -111,6 +111,24 @@ def test_reference_of_mobilenet() -> None:
     assert std(network, "classifier.weight") == about(0.01)
 
 
+def test_reference_of_efficientnet() -> None:
+    network = build("tf_efficientnet_b0", init="reference")
+    assert std(network, "conv_head.weight") == about(math.sqrt(2 / 1280))
+    assert std(network, "blocks.5.0.conv_pwl.weight") == about(math.sqrt(2 / 192))
+    assert is_constant(network.get_parameter("blocks.5.0.se.conv_reduce.bias"), 0)
+    assert is_constant(network.get_parameter("bn2.weight"), 1)
+    assert std(network, "classifier.weight") == about(0.01)
+
+
+def test_reference_of_swin() -> None:
+    network = build("swin_tiny_patch4_window7_224", init="reference")
+    for name in ("layers.1.blocks.0.attn.qkv.weight", "layers.2.downsample.reduction.weight"):
+        assert std(network, name) == about(0.02), name
+    assert is_constant(network.get_parameter("layers.1.blocks.0.attn.qkv.bias"), 0)
+    assert std(network, "patch_embed.proj.weight") == about(uniform_std(network, "patch_embed.proj.weight"))
+    assert std(network, "head.fc.weight") == about(0.01)
+
+
 def test_torch_is_what_the_constructors_of_pytorch_do() -> None:
     network = build("resnet18", init="torch")
     for name in ("conv1.weight", "layer3.1.conv1.weight", "fc.weight"):

@@ -54,7 +54,12 @@ def test_timm(model: str, thousand: int, hundred: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "classes", "expected"),
-    [("resnet18", 200, 11_279_112), ("resnet50", 5089, 33_935_393), ("resnet50", 8142, 40_190_990)],
+    [
+        ("resnet18", 200, 11_279_112),
+        ("resnet50", 5089, 33_935_393),
+        ("resnet50", 8142, 40_190_990),
+        ("resnet50", 205, 23_928_077),
+    ],
 )
 def test_other_numbers_of_classes(model: str, classes: int, expected: int) -> None:
     with torch.device("meta"):

@@ -83,7 +83,7 @@ def test_a_pixel_of_a_map_is_the_one_at_its_centre(root):
     mirrored = 0
     for batch in batches(plugin):
         for row in range(4):
-            name = plugin.build_data().train.folders.path(int(batch.index[row])).relative_to(root / "train")
+            name = plugin.build_data().train.split.path(int(batch.index[row])).relative_to(root / "train")
             own = torch.tensor(np.array(Image.open(root / "blocks" / name)))[1::3, 9:56:3]
             shown = (batch.maps["blocks"][row, 0] * 255).round()
             mirrored += torch.equal(shown, own.flip(1).float())
@@ -106,7 +106,7 @@ def test_images_are_bit_for_bit_those_of_before_with_maps_and_without(root, inte
     for seed in range(60):
         index = seed % len(data.train)
         torch.manual_seed(seed)
-        expected = before(plugin)(Image.open(data.train.folders.path(index)).convert("RGB"))
+        expected = before(plugin)(Image.open(data.train.split.path(index)).convert("RGB"))
         drawn = torch.get_rng_state()
         for images in (data.train, mapped):
             torch.manual_seed(seed)

@@ -28,12 +28,14 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractAligned(MixerContract):
     plugin = "alignmix"
     options = {"p_align": 1.0}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractManifold(MixerContract):
     plugin = "alignmix"
     options = {"plain": "manifoldmix", "layers": [0, 1], "p_align": 0.0}

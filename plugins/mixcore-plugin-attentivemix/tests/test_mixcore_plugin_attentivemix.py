@@ -39,6 +39,7 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractTeacher(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": {"name": "teacher_feature", "teacher": teacher(), "size": 28}}
@@ -50,12 +51,14 @@ class TestContractTeacher(MixerContract):
     )
 
 
+@pytest.mark.slow
 class TestContractPaper(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": "feature", "top_k": 6}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractGrid(MixerContract):
     """Cells of unequal size, of a map with a value per pixel."""
 
@@ -65,6 +68,7 @@ class TestContractGrid(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractAttention(MixerContract):
     plugin = "attentivemix"
     options = {"saliency": "attention"}

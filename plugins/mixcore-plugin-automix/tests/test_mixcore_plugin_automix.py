@@ -30,6 +30,7 @@ class TestContract(MixerContract):
     plugin = "automix"
 
 
+@pytest.mark.slow
 class TestContractWithEverything(MixerContract):
     plugin = "automix"
     left_out = ("two_processes",)

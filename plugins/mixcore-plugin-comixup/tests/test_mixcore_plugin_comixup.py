@@ -42,12 +42,14 @@ class TestContract(MixerContract):
     plugin = "comixup"
 
 
+@pytest.mark.slow
 class TestContractInSmallGroups(MixerContract):
     plugin = "comixup"
     options = {"m_part": 2, "block_num": 2, "saliency": "fine_grained", "clean_lam": 0.0, "beta": 0.02}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractSoftOnAnyGrid(MixerContract):
     plugin = "comixup"
     options = {"m_part": 3, "block_num": -1, "thres_type": "soft", "set_resolve": False, "niter": 1}

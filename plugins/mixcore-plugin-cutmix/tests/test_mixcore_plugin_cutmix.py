@@ -30,12 +30,14 @@ class TestContractPerSampleOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "cutmix"
     left_out = ("two_processes",)
     options = {"per_sample": True, "alpha": 0.5, "partner": "flip"}
 
 
+@pytest.mark.slow
 class TestContractLargeImages(MixerContract):
     """Images from 64 pixels on go another way on the CPU."""
 
@@ -45,12 +47,14 @@ class TestContractLargeImages(MixerContract):
     image_size = (64, 72)
 
 
+@pytest.mark.slow
 class TestContractMinMax(MixerContract):
     plugin = "cutmix"
     left_out = ("two_processes",)
     options = {"minmax": [0.25, 0.75], "per_sample": True}
 
 
+@pytest.mark.slow
 class TestContractDrawnLam(MixerContract):
     plugin = "cutmix"
     left_out = ("two_processes",)

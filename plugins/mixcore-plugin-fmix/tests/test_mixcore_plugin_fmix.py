@@ -34,18 +34,21 @@ class TestContractPerSampleOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "fmix"
     left_out = ("two_processes",)
     options = {"per_sample": True, "alpha": 0.5, "spectrum": "isotropic"}
 
 
+@pytest.mark.slow
 class TestContractSoft(MixerContract):
     plugin = "fmix"
     left_out = ("two_processes",)
     options = {"max_soft": 0.2, "per_sample": True}
 
 
+@pytest.mark.slow
 class TestContractReformulated(MixerContract):
     """All label weights are 1 then, per sample too."""
 

@@ -30,6 +30,7 @@ class TestContractPerSampleOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "gridmix"
     left_out = ("two_processes",)

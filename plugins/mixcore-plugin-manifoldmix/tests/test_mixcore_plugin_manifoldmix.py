@@ -26,12 +26,14 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractInside(MixerContract):
     plugin = "manifoldmix"
     options = {"layers": [1, 2], "alpha": 0.5}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractInput(MixerContract):
     plugin = "manifoldmix"
     options = {"layers": [0]}

@@ -27,12 +27,14 @@ class TestContract(MixerContract):
     extremes = {"mixup_alpha": 1e-6, "cutmix_alpha": 1e-6}
 
 
+@pytest.mark.slow
 class TestContractPermutation(MixerContract):
     plugin = "mixup_cutmix"
     options = {"partner": "permutation", "box": "legacy", "cutmix_minmax": [0.25, 0.75]}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractElem(MixerContract):
     plugin = "mixup_cutmix"
     options = {"mode": "elem"}
@@ -40,6 +42,7 @@ class TestContractElem(MixerContract):
     left_out = ("two_processes", "probability_of_mixing")  # a chance per image: test_prob_is_per_image
 
 
+@pytest.mark.slow
 class TestContractElemLargeImages(MixerContract):
     """Images from 64 pixels on go another way on the CPU."""
 
@@ -49,18 +52,21 @@ class TestContractElemLargeImages(MixerContract):
     left_out = ("two_processes", "probability_of_mixing")
 
 
+@pytest.mark.slow
 class TestContractPair(MixerContract):
     plugin = "mixup_cutmix"
     options = {"mode": "pair"}
     left_out = ("two_processes", "probability_of_mixing", *ODD)
 
 
+@pytest.mark.slow
 class TestContractHalf(MixerContract):
     plugin = "mixup_cutmix"
     options = {"mode": "half"}
     left_out = ("two_processes", "probability_of_mixing", *ODD)
 
 
+@pytest.mark.slow
 class TestContractDrawnLam(MixerContract):
     plugin = "mixup_cutmix"
     options = {"correct_lam": False}

@@ -29,12 +29,14 @@ class TestContractPerSampleOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "mixup"
     left_out = ("two_processes",)
     options = {"per_sample": True, "alpha": 0.3}
 
 
+@pytest.mark.slow
 class TestContractFlip(MixerContract):
     plugin = "mixup"
     left_out = ("two_processes",)

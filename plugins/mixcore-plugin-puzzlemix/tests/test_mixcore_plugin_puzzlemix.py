@@ -41,6 +41,7 @@ class TestContract(MixerContract):
     partner_pixels = False
 
 
+@pytest.mark.slow
 class TestContractWithoutTransport(MixerContract):
     plugin = "puzzlemix"
     options = {"transport": False, "saliency": "spectral_residual", "n_labels": 2, "beta": 0.1}

@@ -25,12 +25,14 @@ class TestContract(MixerContract):
     plugin = "resizemix"
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "resizemix"
     options = {"per_sample": True}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractOneClippedBox(MixerContract):
     plugin = "resizemix"
     options = {"box": "clip", "per_sample_pos": False, "interpolation": "bilinear", "use_beta": True}

@@ -39,6 +39,7 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractInputGradient(MixerContract):
     plugin = "saliencygrafting"
     options = {"saliency": "input_grad", "n": 8, "p_fixed": 0.5}
@@ -50,6 +51,7 @@ class TestLabelsContract(PluginContract):
     plugin = "saliencygrafting_labels"
 
 
+@pytest.mark.slow
 class TestLabelsContractInputGradient(PluginContract):
     role = "labels"
     plugin = "saliencygrafting_labels"

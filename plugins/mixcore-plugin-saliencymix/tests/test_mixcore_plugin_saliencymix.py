@@ -25,12 +25,14 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractOneBox(MixerContract):
     plugin = "saliencymix"
     options = {"per_sample_box": False, "alpha": 0.5}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractOnOff(MixerContract):
     plugin = "saliencymix"
     options = {"saliency": "onoff8"}
@@ -41,12 +43,14 @@ class TestOnOffContract(SaliencyContract):
     plugin = "onoff8"
 
 
+@pytest.mark.slow
 class TestContractInputGradient(MixerContract):
     plugin = "saliencymix"
     options = {"saliency": "input_grad"}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractAttention(MixerContract):
     plugin = "saliencymix"
     options = {"saliency": "attention"}

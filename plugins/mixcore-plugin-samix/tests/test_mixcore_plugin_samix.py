@@ -31,6 +31,7 @@ class TestContract(MixerContract):
     plugin = "samix"
 
 
+@pytest.mark.slow
 class TestContractNearest(MixerContract):
     plugin = "samix"
     left_out = ("two_processes",)

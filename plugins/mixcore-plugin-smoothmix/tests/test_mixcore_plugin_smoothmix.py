@@ -17,12 +17,14 @@ class TestContract(MixerContract):
     plugin = "smoothmix"
 
 
+@pytest.mark.slow
 class TestContractPerSample(MixerContract):
     plugin = "smoothmix"
     options = {"per_sample": True}
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractLabelSwap(MixerContract):
     plugin = "smoothmix"
     options = {"label_swap": True}

@@ -58,12 +58,14 @@ class TestContractOnCuda(MixerContract):
     left_out = FURTHER
 
 
+@pytest.mark.slow
 class TestContractOfThree(MixerContract):
     plugin = "supermix"
     options = {"teacher": GridTeacher(), "k": 3, "fallback": "keep", "target": "area", "w": 4, "max_iter": 2}
     left_out = FURTHER
 
 
+@pytest.mark.slow
 class TestContractTaught(MixerContract):
     plugin = "supermix"
     options = {"teacher": GridTeacher(), "fallback": "drop", "target": "teacher_soft", "max_iter": 2}

@@ -36,6 +36,7 @@ class TestContractOnCuda(MixerContract):
     left_out = ("two_processes",)
 
 
+@pytest.mark.slow
 class TestContractWholeTokens(MixerContract):
     plugin = "tokenmix"
     options = {"grid": 7, "switch_prob": 1.0, "ratio": "beta"}
@@ -51,12 +52,14 @@ class TestLabelsContract(PluginContract):
     options = {"saliency": "feature"}
 
 
+@pytest.mark.slow
 class TestLabelsContractArea(PluginContract):
     role = "labels"
     plugin = "tokenmix_labels"
     options = {"saliency": "uniform", "grid": 8}
 
 
+@pytest.mark.slow
 class TestLabelsContractAttention(PluginContract):
     role = "labels"
     plugin = "tokenmix_labels"

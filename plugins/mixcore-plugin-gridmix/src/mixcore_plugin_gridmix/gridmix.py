@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -17,6 +17,8 @@ from torch import Generator, Tensor
 from mixcore.api import (
     Mix,
     beta_per_sample,
+    crossings,
+    crossings_mask,
     draw_partners,
     happens,
     hookimpl,
@@ -26,12 +28,13 @@ from mixcore.api import (
     uniforms,
     unmixed,
 )
-from mixcore_plugin_gridmix.lattice import hole_lines, lattice_lam, lattices, windows
+from mixcore_plugin_gridmix.lattice import hole_lines, lattice_lam, lattices, one_lattice, windows
 
 __all__ = ["GridMix", "gridmix"]
 
 Range: TypeAlias = float | tuple[float, float]
 """One number, or from and to."""
+Draws = TypeVar("Draws", float, Tensor)
 
 
 def gridmix(images: Tensor, partner: Tensor, lattice: Tensor) -> Mix:
@@ -41,11 +44,11 @@ def gridmix(images: Tensor, partner: Tensor, lattice: Tensor) -> Mix:
     or 1 for a lattice that all images share. The label weight is the share of the image outside the holes.
     """
     count, _, height, width = images.shape
-    rows, columns = hole_lines(lattice[:, 0], height), hole_lines(lattice[:, 1], width)
-    holes = rows[:, None, :, None] & columns[:, None, None, :]
-    masks = holes.logical_not().float().expand(count, 1, height, width)
+    rows, columns = hole_lines(lattice, max(height, width)).unbind(1)
+    lines = rows[:, :height], columns[:, :width]
+    masks = crossings_mask(*lines).expand(count, 1, height, width)
     lam = lattice_lam(lattice, height, width).expand(count)
-    return Mix.pair(select_pixels(images, partner, holes), partner, lam, masks)
+    return Mix.pair(select_pixels(images, partner, crossings(*lines)), partner, lam, masks)
 
 
 def ends(value: Range | Sequence[float]) -> tuple[float, float]:
@@ -104,19 +107,35 @@ class GridMix:
 
     def _draw_lattices(self, count: int, height: int, width: int, rng: Generator) -> Tensor:
         """Lattices [count,2,4] int64 on the CPU."""
-        if self.lam_range is None:
-            lam = beta_per_sample(self.alpha, count, rng)
-        else:
-            lam = between(self.lam_range, uniforms(count, rng=rng))
-        number, area, aspect, down, across, cell = uniforms(6, count, rng=rng)
+        lam = self._draw_lam(count, rng)
+        draws = uniforms(6, count, rng=rng)
+        first, last = self.n_holes
+        if count == 1:
+            number, area, aspect, down, across, cell = draws[:, 0].tolist()
+            return one_lattice(
+                between(self.crop_area, area),
+                between(self.crop_aspect, aspect),
+                (down, across),
+                first + int(number * (last - first + 1)),
+                between(self.hole_aspect, cell),
+                lam.item(),
+                height,
+                width,
+            )
+        number, area, aspect, down, across, cell = draws
         places = torch.stack((down, across), 1)
         starts, sizes = windows(between(self.crop_area, area), between(self.crop_aspect, aspect), places, height, width)
-        first, last = self.n_holes
         holes = first + (number * (last - first + 1)).long()
         return lattices(starts, sizes, holes, between(self.hole_aspect, cell), lam)
 
+    def _draw_lam(self, count: int, rng: Generator) -> Tensor:
+        """The share that a hole leaves of its cell: [count] float64 on the CPU."""
+        if self.lam_range is None:
+            return beta_per_sample(self.alpha, count, rng)
+        return between(self.lam_range, uniforms(count, rng=rng))
 
-def between(value: Range, draws: Tensor) -> Tensor:
-    """Uniform `draws` [n] in [0, 1) brought to a range: float64 [n]."""
+
+def between(value: Range, draws: Draws) -> Draws:
+    """Uniform draws in [0, 1), float64 [n] or one number, brought to a range."""
     low, high = ends(value)
     return low + (high - low) * draws

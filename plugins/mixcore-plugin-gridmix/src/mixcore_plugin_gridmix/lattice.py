@@ -6,12 +6,14 @@ hole, which lies at the beginning of its cell. The window cuts the last cells.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from mixcore.api import OptionValueError
 
-__all__ = ["hole_lines", "lattice_lam", "lattices", "windows"]
+__all__ = ["hole_lines", "lattice_lam", "lattices", "one_lattice", "windows"]
 
 
 def windows(area: Tensor, aspect: Tensor, places: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -22,13 +24,7 @@ def windows(area: Tensor, aspect: Tensor, places: Tensor, height: int, width: in
     """
     across = ((height * width * area).floor() / aspect).sqrt().floor()
     sizes = torch.stack(((across * aspect).floor().clamp(max=height), across.clamp(max=width)), 1)
-    rows, columns = sizes.amin(0).tolist()
-    if columns < 2 or rows < 1:
-        raise OptionValueError(
-            f"a window of crop_area and crop_aspect in an image of {height}x{width} has {rows:.0f} rows and "
-            f"{columns:.0f} columns; a lattice needs 1 and 2: raise crop_area, bring crop_aspect nearer to 1, or take "
-            "larger images"
-        )
+    _check_window(*sizes.amin(0).tolist(), height, width)
     free = torch.tensor([height, width], device="cpu") - sizes
     return (free * places).floor().long(), sizes.long()
 
@@ -48,10 +44,40 @@ def lattices(starts: Tensor, sizes: Tensor, holes: Tensor, aspect: Tensor, lam: 
     return torch.stack((starts, sizes, pitch.long(), side.long()), 2)
 
 
-def hole_lines(axis: Tensor, length: int) -> Tensor:
-    """Lines of an image that holes cross, bool [n,length]; `axis` int64 [n,4], one axis of lattices (step 6)."""
-    start, size, pitch, hole = axis[:, :, None].unbind(1)
-    line = torch.arange(length, device=axis.device) - start
+def one_lattice(
+    area: float, aspect: float, place: tuple[float, float], holes: int, cell: float, lam: float, height: int, width: int
+) -> Tensor:
+    """The lattice [1,2,4] that :func:`windows` and :func:`lattices` give, from Python numbers.
+
+    One lattice is a few numbers, and each tensor operation costs more than the whole formula.
+    """
+    across = float(math.floor(math.sqrt(math.floor(height * width * area) / aspect)))
+    rows, columns = min(math.floor(across * aspect), height), min(int(across), width)
+    _check_window(rows, columns, height, width)
+    right = math.ceil(columns / min(holes, columns // 2))
+    axes = []
+    for length, size, at, pitch in (
+        (height, rows, place[0], max(math.floor(right * cell), 2)),
+        (width, columns, place[1], right),
+    ):
+        hole = min(max(math.floor(pitch * math.sqrt(1 - lam)), 1), pitch - 1)
+        axes.append((math.floor((length - size) * at), size, pitch, hole))
+    return torch.tensor([axes], device="cpu")
+
+
+def _check_window(rows: float, columns: float, height: int, width: int) -> None:
+    if columns < 2 or rows < 1:
+        raise OptionValueError(
+            f"a window of crop_area and crop_aspect in an image of {height}x{width} has {rows:.0f} rows and "
+            f"{columns:.0f} columns; a lattice needs 1 and 2: raise crop_area, bring crop_aspect nearer to 1, or take "
+            "larger images"
+        )
+
+
+def hole_lines(axes: Tensor, length: int) -> Tensor:
+    """Lines of an image that holes cross, bool [...,length]; `axes` int64 [...,4], of axes of lattices (step 6)."""
+    start, size, pitch, hole = axes[..., None].unbind(-2)
+    line = torch.arange(length, device=axes.device) - start
     return (line >= 0) & (line < size) & (line.remainder(pitch) < hole)
 
 

@@ -12,7 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixcore.api import Box, Mix, box_lam, box_mask, boxes_inside, boxes_lam, boxes_mask, lines_within, send, take_rows
+from mixcore.api import (
+    Box,
+    Mix,
+    box_lam,
+    box_mask,
+    boxes_inside,
+    boxes_lam,
+    boxes_mask,
+    send,
+    slice_patches,
+    slices_win,
+    take_rows,
+)
 
 __all__ = [
     "Interpolation",
@@ -69,18 +81,28 @@ def resizemix_one_size(
 
     `size` is (height, width), at least 1; the boxes lie inside the image.
     """
-    count, channels, height, width = images.shape
-    patches = take_rows(shrink(images, *size, interpolation), partner)
+    height, width = images.shape[-2:]
+    patches = shrink(images, *size, interpolation)
     top, left = corners.unbind(1)
+    boxes = torch.stack((top, top + size[0], left, left + size[1]), 1)
+    if slices_win(images):
+        mixed, masks = slice_patches(images, [patches[row] for row in partner.tolist()], boxes.tolist(), overwrite)
+    else:
+        mixed = _scattered(images, take_rows(patches, partner), top, left, overwrite)
+        masks = boxes_mask(boxes, height, width)
+    return Mix.pair(mixed, partner, 1 - size[0] * size[1] / (height * width), masks)
+
+
+def _scattered(images: Tensor, patches: Tensor, top: Tensor, left: Tensor, overwrite: bool) -> Tensor:
+    """A patch [N,C,h,w] in each image, from its row `top` and its column `left` on, int64 [N]: all at once."""
+    count, channels, height, width = images.shape
+    size = patches.shape[-2:]
     rows = top[:, None] + torch.arange(size[0], device=images.device)
     columns = left[:, None] + torch.arange(size[1], device=images.device)
     places = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
     # a view of the images, or where their memory has no such view a copy, which is then what is returned
     pixels = (images if overwrite else images.clone()).flatten(2)
-    mixed = pixels.scatter_(2, places, patches.flatten(2)).unflatten(2, (height, width))
-    boxes = torch.stack((top, top + size[0], left, left + size[1]), 1)
-    lam = 1 - size[0] * size[1] / (height * width)
-    return Mix.pair(mixed, partner, lam, boxes_mask(boxes, height, width))
+    return pixels.scatter_(2, places, patches.flatten(2)).unflatten(2, (height, width))
 
 
 def resizemix_boxes(
@@ -93,6 +115,11 @@ def resizemix_boxes(
     """
     height, width = images.shape[-2:]
     there = send(boxes, images.device)
+    if interpolation == "nearest" and slices_win(images):
+        sizes = zip(partner.tolist(), (boxes[:, 1::2] - boxes[:, ::2]).tolist(), strict=True)
+        patches = [shrink(images[row : row + 1], *size)[0] for row, size in sizes]
+        mixed, masks = slice_patches(images, patches, boxes.tolist(), overwrite)
+        return Mix.pair(mixed, partner, boxes_lam(there, height, width), masks)
     if interpolation == "bilinear":
         mixed = _paste_bilinear(images, partner, there, overwrite)
     else:
@@ -119,7 +146,7 @@ def _columns_of(boxes: Tensor, width: int) -> Tensor:
     columns = torch.arange(width, device=boxes.device)
     # clamped because a box without columns has no length; where its columns were is not used
     theirs = (columns - left) * width // (right - left).clamp(min=1) + width
-    return torch.where(lines_within(boxes[:, 2:], width), theirs, columns)
+    return torch.where((columns >= left) & (columns < right), theirs, columns)
 
 
 def _paste_nearest(images: Tensor, partner: Tensor, rows: Tensor, columns: Tensor, overwrite: bool) -> Tensor:

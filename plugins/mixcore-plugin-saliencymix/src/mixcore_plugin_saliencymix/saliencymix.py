@@ -16,7 +16,6 @@ from mixcore.api import (
     Saliency,
     as_saliency,
     beta,
-    boxes_around,
     boxes_lam,
     draw_partners,
     happens,
@@ -43,11 +42,11 @@ def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
 
 def boxes_at(centres: Tensor, lam: float, height: int, width: int) -> Tensor:
     """CutMix's box of area about 1 - lam around each centre [N,2] (row, column), clipped: [N,4] int64 (step 4)."""
-    # the middle of a pixel, as a share of the image: half a pixel away from the next on either side
-    rows, columns = (centres.double() + 0.5).unbind(1)
-    shares = torch.stack((rows / height, columns / width), 1)
-    lams = torch.full((centres.shape[0],), lam, dtype=torch.float64, device=centres.device)
-    return boxes_around(lams, shares, height, width)
+    ratio, ends = math.sqrt(1 - lam), []
+    for size, middle in zip((height, width), centres.unbind(1), strict=True):
+        half = math.floor(size * ratio) // 2
+        ends += ((middle - half).clamp_(min=0), (middle + half).clamp_(max=size))
+    return torch.stack(ends, 1)
 
 
 def saliencymix(images: Tensor, partner: Tensor, centres: Tensor, lam: float) -> Mix:

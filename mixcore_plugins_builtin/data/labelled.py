@@ -1,0 +1,73 @@
+"""Image files and their labels, wherever they were read from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LabelledFiles", "irregular_files", "some"]
+
+NAMED = 5
+"""Files or classes that a message names."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class LabelledFiles:
+    """Images of one split: `files` are paths below `folder`, `labels` int64 [n] in 0..num_classes-1.
+
+    Files are kept as one array of bytes: worker processes would copy a list of a million strings, by touching it.
+    """
+
+    folder: Path
+    files: NDArray[np.bytes_]
+    labels: NDArray[np.int64]
+    num_classes: int
+    classes: tuple[str, ...] | None = None
+    """Names of the classes in the order of the labels; None: not known."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> Path:
+        """Path of one image."""
+        return self.folder / os.fsdecode(bytes(self.files[index]))
+
+    def fingerprint(self) -> str:
+        """Hash of each file's class, path below `folder` and size in bytes; 0 for one that is gone."""
+        total = hashlib.sha256("\n".join(self.classes or ()).encode("utf-8", "surrogateescape"))
+        for index, name in enumerate(self.files):
+            total.update(b"%d %d %s\n" % (self.labels[index], _size(self.path(index)), bytes(name)))
+        return total.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def irregular_files(folder: Path, files: Sequence[tuple[str, str]], where: str) -> str:
+    """What is said of files below `folder` that cannot be read, each with the reason."""
+    lines = [f"{(folder / path).absolute()}: {what}" for path, what in files[:NAMED]]
+    more = [f"and {len(files) - NAMED} more"] if len(files) > NAMED else []
+    return "\n  ".join(
+        (
+            f"{len(files)} image{'' if len(files) == 1 else 's'} {where} cannot be read; replace or "
+            'remove, or set data.on_corrupt = "skip" to go on without:',
+            *lines,
+            *more,
+        )
+    )
+
+
+def some(names: Sequence[object], most: int = NAMED) -> str:
+    """The first names in quotes, and how many more there are."""
+    quoted = ", ".join(repr(name) for name in names[:most])
+    return quoted if len(names) <= most else f"{quoted} and {len(names) - most} more"
