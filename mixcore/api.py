@@ -15,10 +15,12 @@ from mixcore.hooks.version import SPEC_VERSION
 from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count, classifiers
-from mixcore.networks.layout import grid_of, is_channels_last, prefix_tokens
+from mixcore.networks.interface import logits_of
+from mixcore.networks.layout import as_map, grid_of, is_channels_last, prefix_tokens
 from mixcore.networks.network import capabilities
 from mixcore.networks.positions import position_logits
 from mixcore.networks.shapes import head_width, stage_shape
+from mixcore.networks.stages import stage_names
 from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import load_weights, mismatches, read_weights, refuse_weight_options
 from mixcore.networks.windows import WindowAttention
@@ -59,6 +61,7 @@ from mixcore.ops.features import blend_features, blended_at, mixed_at, permute_f
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares
+from mixcore.rng import keyed_generator
 from mixcore.types import (
     Attention,
     Augment,
@@ -68,9 +71,11 @@ from mixcore.types import (
     Mix,
     Part,
     Resident,
+    RunData,
     Step,
     Targets,
     Task,
+    Track,
 )
 
 __all__ = [
@@ -96,14 +101,17 @@ __all__ = [
     "PartnerRule",
     "Probe",
     "Resident",
+    "RunData",
     "Saliency",
     "Step",
     "Targets",
     "Task",
+    "Track",
     "UnreadableSampleError",
     "WindowAttention",
     "all_positive",
     "as_backbone",
+    "as_map",
     "as_saliency",
     "autocast_off",
     "beta",
@@ -140,8 +148,10 @@ __all__ = [
     "head_width",
     "hookimpl",
     "is_channels_last",
+    "keyed_generator",
     "load_teacher",
     "load_weights",
+    "logits_of",
     "merge_classes",
     "mismatches",
     "mixed_at",
@@ -164,6 +174,7 @@ __all__ = [
     "slice_patches",
     "slices_win",
     "spectral_residual",
+    "stage_names",
     "stage_shape",
     "take_rows",
     "transport_blocks",

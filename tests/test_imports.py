@@ -29,6 +29,7 @@ ORDER = [
     {"train"},
     {"run"},
     {"mixers", "ledger", "export", "plots", "scaffold", "testing", "measure"},
+    {"analyse"},
     {"cli"},
     {"__main__"},
 ]

@@ -19,6 +19,7 @@ __all__ = ["cli", "main"]
 VERBS = {
     "run": "Train as a configuration file says.",
     "eval": "Evaluate a checkpoint of a run.",
+    "analyse": "Analyse trained runs: what a paper reports beside accuracy.",
     "plot": "Draw curves, trade-offs and schedules of runs.",
     "export": "Write a trained network for other programs.",
     "plugins": "List the installed plugins, show one, or check them all.",

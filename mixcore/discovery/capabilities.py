@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mixcore.discovery.alternatives import installed_plugins, options_without
 from mixcore.discovery.declared import MIXER_NEEDS, NETWORK_NEEDS, Declared, declared
@@ -16,10 +16,19 @@ if TYPE_CHECKING:
     from mixcore.hooks.calls import PluginCalls
     from mixcore.types import Task
 
-__all__ = ["check_maps", "check_mixers", "check_network", "check_other_images", "check_run", "check_task"]
+__all__ = ["Everyone", "check_maps", "check_mixers", "check_network", "check_other_images", "check_run", "check_task"]
 
 
-def _declarations(plugins: Plugins) -> list[tuple[PluginCalls, Declared]]:
+class Everyone(Protocol):
+    """Plugins that are held to one task and network: those of a run, or an analysis alone."""
+
+    @property
+    def everyone(self) -> tuple[PluginCalls, ...]:
+        """The calls into each of them."""
+        ...
+
+
+def _declarations(plugins: Everyone) -> list[tuple[PluginCalls, Declared]]:
     return [(calls, declared(calls.plugin, calls.label)) for calls in plugins.everyone]
 
 
@@ -58,7 +67,7 @@ def _undemanding(calls: PluginCalls) -> str:
     return f" ({found})" if found else ""
 
 
-def check_task(plugins: Plugins, task: Task) -> None:
+def check_task(plugins: Everyone, task: Task) -> None:
     """Refuse a plugin that does not accept the kind of labels that the task has."""
     _refuse(
         [
@@ -147,7 +156,7 @@ def _installed(names: Iterable[str]) -> str:
     return f" (installed: {found})" if found else ""
 
 
-def check_network(plugins: Plugins, provided: Collection[str], stage_names: Sequence[str]) -> None:
+def check_network(plugins: Everyone, provided: Collection[str], stage_names: Sequence[str]) -> None:
     """Refuse a plugin that needs of the network what it does not offer, or a stage number that it does not have.
 
     `provided` are the network's capabilities, of which those alone are looked up that a plugin needs; `stage_names` its

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import pluggy
 
 from mixcore.config.faults import Fault, raise_faults
@@ -21,11 +22,32 @@ from mixcore.discovery.select import Selection, select
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.calls import PluginCalls, check_implementations
 from mixcore.hooks.markers import PROJECT
-from mixcore.hooks.roles import ROLES
+from mixcore.hooks.roles import ROLES, role_of
 from mixcore.hooks.specs import HookSpecs
 from mixcore.options import Saliency
 
-__all__ = ["build_method_plugins", "build_plugins", "new_manager", "register", "register_selection", "select_all"]
+__all__ = [
+    "Alone",
+    "build_method_plugins",
+    "build_plugins",
+    "new_manager",
+    "register",
+    "register_alone",
+    "register_selection",
+    "select_all",
+]
+
+
+@attrs.frozen(eq=False)
+class Alone:
+    """A plugin that is called outside a run."""
+
+    calls: PluginCalls
+
+    @property
+    def everyone(self) -> tuple[PluginCalls, ...]:
+        """Itself, as what is asked of all plugins of a run is asked of it."""
+        return (self.calls,)
 
 
 def build_plugins(config: RunConfig) -> Plugins:
@@ -90,6 +112,15 @@ def new_manager() -> pluggy.PluginManager:
     return manager
 
 
+def register_alone(plugin: Any, name: str, label: str) -> Alone:
+    """A plugin in a manager of its own. BrokenPluginError where it does not do what its role is for."""
+    manager = new_manager()
+    register(manager, plugin, name, label)
+    calls = PluginCalls(manager, plugin, name, label)
+    _check_duty(calls, role_of(type(plugin)))
+    return Alone(calls)
+
+
 def register_selection(selection: Selection) -> Plugins:
     """The plugins of a selection, registered: once, for one run.
 
@@ -129,12 +160,14 @@ def register_selection(selection: Selection) -> Plugins:
 def _check_owners(plugins: Plugins) -> None:
     """Refuse the owner of a role that does not implement the hook of that role."""
     for role, group in plugins.of.items():
-        duty = ROLES[role].duty
         for calls in group:
-            if duty is not None and not calls.has(duty):
-                raise BrokenPluginError(
-                    f"{calls.label} has role {role} but does not implement {duty}; see docs/hooks.md"
-                )
+            _check_duty(calls, role)
+
+
+def _check_duty(calls: PluginCalls, role: str) -> None:
+    duty = ROLES[role].duty
+    if duty is not None and not calls.has(duty):
+        raise BrokenPluginError(f"{calls.label} has role {role} but does not implement {duty}; see docs/hooks.md")
 
 
 def _held(selection: Selection, saliencies: Iterable[PluginCalls]) -> dict[Saliency, PluginCalls]:

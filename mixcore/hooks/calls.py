@@ -19,6 +19,7 @@ from mixcore.hooks.markers import PROJECT
 from mixcore.hooks.results import (
     check_mix,
     check_number,
+    check_numbers,
     check_pair,
     check_saliency,
     check_scalar,
@@ -234,6 +235,14 @@ class PluginCalls:
         """Tell the plugin what was recorded of an epoch."""
         if self.has("log_record"):
             self._call("log_record", arguments)
+
+    def analyse(self, **arguments: Any) -> dict[str, Any]:
+        """The numbers of one trained network, plain and finite."""
+        return check_numbers(self._who["analyse"], self._call("analyse", arguments))
+
+    def compare_runs(self, **arguments: Any) -> None:
+        """Let the plugin picture several runs."""
+        self._call("compare_runs", arguments)
 
 
 def _moment(arguments: Mapping[str, Any]) -> str:

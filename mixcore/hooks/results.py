@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from numbers import Real
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from mixcore.types import Mix
 __all__ = [
     "check_mix",
     "check_number",
+    "check_numbers",
     "check_pair",
     "check_saliency",
     "check_scalar",
@@ -132,3 +135,27 @@ def check_number(who: str, value: object, name: str) -> float | Tensor:
             f"{who} returned {name!r} with a graph; write value.detach(): what is logged is kept until it is read"
         )
     return value
+
+
+def check_numbers(who: str, found: object) -> dict[str, Any]:
+    """What an analysis gave, plain: words, finite numbers, lists, and tables of these by name. HookError otherwise."""
+    if not isinstance(found, Mapping):
+        raise unexpected(who, found, "a mapping of numbers by name")
+    return cast(dict[str, Any], _plain_number(who, "", found))
+
+
+def _plain_number(who: str, name: str, value: object) -> object:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain_number(who, f"{name}.{key}" if name else key, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_number(who, f"{name}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, float):
+        raise HookError(f"{who} gave {name} = {value}; where a number is not finite, give words that say why")
+    raise HookError(
+        f"{who} gave {name or 'a table'} {described(value)}; expected plain numbers, words, lists and tables with "
+        "names as keys, such as float(value) or tensor.tolist()"
+    )

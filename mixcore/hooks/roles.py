@@ -155,6 +155,16 @@ ROLES: Mapping[str, Role] = {
         option_checks=("owners.the_loss_is_a_mean", *_TWO_STEPS),
         template=True,
     ),
+    "analysis": Role(
+        title="analysis",
+        plural="analyses",
+        duty="analyse",
+        hooks=("compare_runs",),
+        elsewhere="on the command line, mixcore analyse RUN NAME",
+        checks=("class", "repeat.options_round_trip", "analysis", "options"),
+        option_checks=("analysis.numbers_are_plain",),
+        template=True,
+    ),
     EXTRA: Role(
         title="extra",
         plural="extras",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mixcore.evidence.probe import Probe
-    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, Step, Targets, Task
+    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, RunData, Step, Targets, Task, Track
 
 __all__ = ["HookSpecs"]
 
@@ -164,4 +164,16 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """Extras, on rank 0, after every epoch's record was written (trackers)."""
+        ...
+
+    # --- of a finished run -------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def analyse(self, model: nn.Module, data: RunData, task: Task, folder: Path, progress: Track) -> Mapping[str, Any]:
+        """Owner of an analysis: its numbers of one trained network; pictures and what it resumes from in `folder`."""
+        ...
+
+    @hookspec(firstresult=True)
+    def compare_runs(self, results: Mapping[str, Mapping[str, Any]], task: Task, folder: Path) -> None:
+        """An analysis that can: `picture.png` in `folder` of what `analyse` gave for several runs, by their names."""
         ...

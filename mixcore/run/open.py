@@ -27,6 +27,7 @@ from mixcore.run.place import Place
 from mixcore.run.processes import joined
 from mixcore.run.resolve import Loaded, load_config
 from mixcore.run.session import build_backbone, build_data, build_networks, choose_predictor, evaluation_loader
+from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.state import named_predictors
@@ -64,6 +65,12 @@ class LoadedRun:
     """Name of the predictor whose value is the run's."""
     resolved: Mapping[str, Any]
     """The configuration as a plain TOML tree."""
+    digest: str
+    """Hash of everything in the configuration that determines the numbers."""
+    overrides: tuple[str, ...] = ()
+    """Keys of the configuration that were said otherwise than in the folder."""
+    step: TrainingStep
+    """The training step, parts and mixers in it, in eval mode."""
     _data: Data
     _processes: Processes
     _plugins: Plugins
@@ -82,13 +89,15 @@ class LoadedRun:
         """A network of its own like the trained one, on the CPU in eval mode: initial weights, nothing hooked to it."""
         return build_backbone(self.config, self._plugins, self.task, torch.device("cpu")).eval()
 
-    def loader(self, name: str = VALIDATION) -> Loader:
+    def loader(self, name: str = VALIDATION, data: Data | None = None) -> Loader:
         """Batches of the set `name`: `for images, labels in run.loader("val").epoch(0)`.
+
+        `data` are other sets than the run's own.
 
         Images are float32 [N,C,H,W], normalised, on the device, in the order of the set and each once. Raises
         ConfigError naming the sets, DataError for one that does not fit the task.
         """
-        data = for_evaluation(self._data, name)
+        data = for_evaluation(self._data if data is None else data, name)
         try:
             return evaluation_loader(self.config, data, self._processes)
         except DataError as error:
@@ -142,6 +151,9 @@ def load_run(
         return LoadedRun(
             folder=folder,
             config=config,
+            digest=found.configuration.digest,
+            overrides=tuple(wanted),
+            step=step,
             checkpoint=found.checkpoint,
             epoch=found.state["epoch"],
             task=data.task,

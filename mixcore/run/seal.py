@@ -21,7 +21,7 @@ from mixcore.errors import CheckpointError, MixcoreError
 from mixcore.files import open_regular
 from mixcore.networks.weights import python_objects
 
-__all__ = ["read_sealed", "write_sealed"]
+__all__ = ["read_sealed", "seal_of", "write_sealed"]
 
 _MARK = b"\nmixcore sha256:"
 _SEAL = len(_MARK) + hashlib.sha256().digest_size
@@ -65,6 +65,14 @@ def read_sealed(path: Path) -> Any:
         raise _refusal(path, error) from error
     except Exception as error:  # a forged file makes torch raise IndexError, TypeError, MemoryError and others
         raise CheckpointError(f"{path} is no readable checkpoint: {_reason(error)}") from error
+
+
+def seal_of(path: Path) -> str:
+    """The checksum that stands in a sealed file which was read before, in hexadecimal; "" where there is none."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - _SEAL, 0))
+        seal = file.read(_SEAL)
+    return seal.removeprefix(_MARK).hex() if seal.startswith(_MARK) else ""
 
 
 def _check_seal(path: Path, file: BinaryIO) -> None:

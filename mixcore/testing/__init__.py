@@ -11,6 +11,7 @@ from mixcore.testing.checks import CHECKS, Check, checks_of
 from mixcore.testing.fakes import TinyConvNet, tiny_network, tiny_vit
 from mixcore.testing.harness import Harness, NotApplicableError, Subject, companions, make_step
 from mixcore.testing.readme import code_blocks, run_example
+from mixcore.testing.toy_run import ToyRun
 from mixcore.testing.tripwire import HostReadError, Tripwire
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "SaliencyContract",
     "Subject",
     "TinyConvNet",
+    "ToyRun",
     "Tripwire",
     "checks_of",
     "code_blocks",

@@ -21,7 +21,7 @@ from mixcore.discovery.capabilities import check_run
 from mixcore.discovery.catalogue import find, installed
 from mixcore.discovery.declared import LABEL_KINDS, declared
 from mixcore.discovery.load import load
-from mixcore.discovery.manager import build_method_plugins, new_manager, register
+from mixcore.discovery.manager import build_method_plugins, register_alone
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import BrokenPluginError, ConfigError, MixcoreError
 from mixcore.hooks.calls import PluginCalls
@@ -159,9 +159,7 @@ class Harness:
         there = plugins.of.get(self.role)
         if there:
             return there[0]
-        manager, plugin = new_manager(), self.rebuilt(self.subject.options)
-        register(manager, plugin, self.role, self.cls.__name__)
-        return PluginCalls(manager, plugin, self.role, self.cls.__name__)
+        return register_alone(self.rebuilt(self.subject.options), self.role, self.cls.__name__).calls
 
     def step(
         self,
@@ -186,7 +184,7 @@ class Harness:
         check_run(plugins, task, ITERATIONS)
         return build_step(
             plugins,
-            self._network(plugins, task),
+            self.network(plugins, task),
             task,
             device=self.device,
             seed=seed,
@@ -208,7 +206,7 @@ class Harness:
             label_kind=kind or self.kinds[0],
         )
 
-    def _network(self, plugins: Plugins, task: Task) -> nn.Module:
+    def network(self, plugins: Plugins, task: Task) -> nn.Module:
         """The trained network; its weights are the same at every call."""
         classes, size, channels = task.num_classes, task.image_size, task.in_channels
         if self.role == "backbone":

@@ -6,6 +6,7 @@ K classes, S sources of a mixed image, T patch tokens, P prefix tokens, D featur
 
 from __future__ import annotations
 
+from mixcore.types.analysis import RunData, Track
 from mixcore.types.batch import Batch
 from mixcore.types.data import Augment, Data, Resident, Task
 from mixcore.types.mix import Mix, Targets
@@ -24,8 +25,10 @@ __all__ = [
     "Mix",
     "Part",
     "Resident",
+    "RunData",
     "Stage",
     "Step",
     "Targets",
     "Task",
+    "Track",
 ]

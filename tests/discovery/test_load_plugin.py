@@ -53,7 +53,10 @@ def test_causes_are_told_apart(
         ("Thing = 3", "is a int, expected a class"),
         ("class Thing: pass", "is no attrs class"),
         ("import attrs\n@attrs.define(kw_only=True)\nclass Thing: pass", "compares by value"),
-        (HEAD + "    role = 'mixx'", "has role 'mixx', expected one of data, backbone, mix, saliency, labels, loss"),
+        (
+            HEAD + "    role = 'mixx'",
+            "has role 'mixx', expected one of data, backbone, mix, saliency, labels, loss, analysis",
+        ),
         (HEAD + "    role = 'mix'\n    probability: float = 1.0", "has a field 'probability', a key of the core's own"),
         (HEAD + "    role = 'data'\n    workers: int = 1", "has a field 'workers', a key of the core's own in [data]"),
         (HEAD + "    name: str = 'a'", "has a field 'name', a key of the core's own in [extra]"),

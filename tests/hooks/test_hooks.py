@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import mixcore
@@ -18,12 +19,14 @@ from mixcore.api import Mix, Part, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.data.named import evaluation_sets
 from mixcore.discovery.capabilities import check_run
-from mixcore.discovery.manager import build_method_plugins, new_manager, register
+from mixcore.discovery.manager import build_method_plugins, new_manager, register, register_alone
 from mixcore.errors import ConfigError, HookError
 from mixcore.hooks.calls import PluginCalls
+from mixcore.hooks.results import check_numbers
+from mixcore.logs.track import Bar
 from mixcore.step.step import TrainingStep
 from mixcore.step.trained import DIFFERENCES
-from mixcore.testing import TinyConvNet
+from mixcore.testing import TinyConvNet, ToyRun
 from mixcore.testing.fakes import Shown
 from mixcore.types import Batch, Task
 
@@ -337,3 +340,38 @@ def test_hook_log_record(tmp_path: Path) -> None:
     calls = PluginCalls(manager, plugin, "latest", "latest")
     calls.log_record(record={"epoch": 3, "val/top1": 50.0}, folder=tmp_path)
     assert json.loads((tmp_path / "now.json").read_text()) == {"epoch": 3, "val/top1": 50.0}
+
+
+def toy_run(images: Tensor, labels: Tensor) -> ToyRun:
+    torch.manual_seed(0)
+    return ToyRun(model=TinyConvNet(3, in_channels=1), images=images, labels=labels)
+
+
+def test_hook_analyse(tmp_path: Path) -> None:
+    sureness = register_alone(examples("analyse").Sureness(temperature=1e-6), "sureness", "sureness").calls
+    run = toy_run(*batch())
+    numbers = sureness.analyse(model=run.model, data=run, task=TASK, folder=tmp_path, progress=Bar("sureness"))
+    assert numbers["sureness"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "expected a mapping of numbers by name"),
+        ({"a": {"b": [1.0, float("nan")]}}, r"gave a.b\[1\] = nan; where a number is not finite, give words"),
+        ({"a": torch.ones(3)}, r"gave a float32 \[3\]; expected plain numbers"),
+        ({"a": {3: 1.0}}, "expected plain numbers, words, lists and tables with names as keys"),
+    ],
+)
+def test_numbers_that_are_not_plain(given: Any, said: str) -> None:
+    with pytest.raises(HookError, match=said):
+        check_numbers("analyse of a", given)
+
+
+def test_hook_compare_runs(tmp_path: Path) -> None:
+    brightness = register_alone(examples("compare_runs").Brightness(), "brightness", "brightness").calls
+    results = {"dark": {"brightness": -3.0}, "bright": {"brightness": 3.0}}
+    brightness.compare_runs(results=results, task=TASK, folder=tmp_path)
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size == (128, 64)
+        assert picture.getpixel((0, 0)) != picture.getpixel((127, 0))
