@@ -22,7 +22,7 @@ from mixcore.errors import ConfigError
 from mixcore.hooks.roles import ROLES, TABLE_ROLES
 from mixcore.options import is_place
 
-__all__ = ["Loaded", "determining", "digest_of", "load_config", "read_config"]
+__all__ = ["Loaded", "determining", "digest_of", "load_config", "load_layers", "read_config"]
 
 _SINCE: Mapping[Path, object] = {
     ("train", "matmul"): "highest",
@@ -59,9 +59,15 @@ def load_config(path: FilePath | str, overrides: Sequence[str] = ()) -> Loaded:
     Raises ConfigError with every fault at once, those of plugins' options among them; or, where it is the only fault,
     the PluginError that a plugin of the configuration causes.
     """
-    path = FilePath(path)
+    return load_layers(read_config(path, overrides), FilePath(path))
+
+
+def load_layers(layers: Sequence[Layer], path: FilePath) -> Loaded:
+    """The configuration that the layers give, the last one on top; `path` is the file that they are called by.
+
+    Raises as :func:`load_config` does.
+    """
     faults: list[Fault] = []
-    layers = read_config(path, overrides)
     merged = merge_layers(layers, faults, str(path))
     read = read_tree(merged.tree)
     faults += read.faults
