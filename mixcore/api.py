@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from mixcore.children import threads_each
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
@@ -63,6 +64,7 @@ from mixcore.types import (
     Mix,
     Part,
     Resident,
+    RunJob,
     Step,
     Targets,
     Task,
@@ -91,6 +93,7 @@ __all__ = [
     "PartnerRule",
     "Probe",
     "Resident",
+    "RunJob",
     "Saliency",
     "Step",
     "Targets",
@@ -154,6 +157,7 @@ __all__ = [
     "spectral_residual",
     "stage_shape",
     "take_rows",
+    "threads_each",
     "transport_blocks",
     "uniforms",
     "unmixed",

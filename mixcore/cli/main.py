@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 
 VERBS = {
     "run": "Train as a configuration file says.",
+    "sweep": "Train every combination that a sweep file names.",
     "eval": "Evaluate a checkpoint of a run.",
     "plugins": "List the installed plugins, show one, or check them all.",
     "show": "Draw a contact sheet of mixed images.",
@@ -108,8 +109,8 @@ def _before_verb(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _trains(arguments: Sequence[str]) -> bool:
-    """Whether this is `mixcore run`: the one verb that a scheduler stops and starts again."""
-    return arguments[len(_before_verb(arguments)) :][:1] == ["run"]
+    """Whether this is `mixcore run` or `sweep`: the verbs that a scheduler stops and starts again."""
+    return arguments[len(_before_verb(arguments)) :][:1] in (["run"], ["sweep"])
 
 
 def _message(error: Exception, arguments: Sequence[str], debug: bool) -> str:

@@ -235,6 +235,10 @@ class PluginCalls:
         if self.has("log_record"):
             self._call("log_record", arguments)
 
+    def launch_runs(self, **arguments: Any) -> None:
+        """Have the runs of a sweep carried out."""
+        self._call("launch_runs", arguments)
+
 
 def _moment(arguments: Mapping[str, Any]) -> str:
     step = arguments.get("step")

@@ -6,7 +6,7 @@ that nobody named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mixcore.evidence.probe import Probe
-    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, Step, Targets, Task
+    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, RunJob, Step, Targets, Task
 
 __all__ = ["HookSpecs"]
 
@@ -164,4 +164,17 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """Extras, on rank 0, after every epoch's record was written (trackers)."""
+        ...
+
+    # --- outside a run -----------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def launch_runs(
+        self,
+        runs: Sequence[RunJob],
+        jobs: int | None,
+        report: Callable[[RunJob, int | None], None],
+        wanted_stop: Callable[[], bool],
+    ) -> None:
+        """A launcher: carry out the runs of a sweep, and report each as it starts (None) and ends (its exit code)."""
         ...

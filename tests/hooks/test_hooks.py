@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import mixcore
-from mixcore.api import Mix, Part, hookimpl
+from mixcore.api import Mix, Part, RunJob, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.data.named import evaluation_sets
 from mixcore.discovery.capabilities import check_run
@@ -325,3 +325,21 @@ def test_hook_log_record(tmp_path: Path) -> None:
     calls = PluginCalls(manager, plugin, "latest", "latest")
     calls.log_record(record={"epoch": 3, "val/top1": 50.0}, folder=tmp_path)
     assert json.loads((tmp_path / "now.json").read_text()) == {"epoch": 3, "val/top1": 50.0}
+
+
+def test_hook_launch_runs(tmp_path: Path) -> None:
+    manager, plugin = new_manager(), examples("launch_runs").OneByOne(threads=2)
+    register(manager, plugin, "one_by_one", "one_by_one")
+    calls = PluginCalls(manager, plugin, "one_by_one", "one_by_one")
+    (tmp_path / "a").mkdir()
+    config = tmp_path / "a" / "config.toml"
+    config.write_text("[data")  # refused before anything is imported
+    run = RunJob(name="a", config=config, directory=tmp_path)
+    told: list[tuple[str, int | None]] = []
+    calls.launch_runs(
+        runs=[run], jobs=None, report=lambda job, code: told.append((job.name, code)), wanted_stop=lambda: False
+    )
+    assert told == [("a", None), ("a", 2)]
+    assert "cannot be read as TOML" in run.log.read_text()
+    calls.launch_runs(runs=[run], jobs=None, report=lambda *_: told.append(("b", 0)), wanted_stop=lambda: True)
+    assert len(told) == 2

@@ -97,6 +97,7 @@ def test_the_templates_are_those_of_the_table() -> None:
 def test_where_plugins_stand() -> None:
     stands = {role: where_it_stands(role) for role in ROLES}
     assert stands.pop("saliency") == "in another plugin's option"
+    assert stands.pop("launcher") == "in [launcher] of a sweep file"
     assert stands.pop(EXTRA) == "in [[extra]]"
     assert stands == {role: f"in [{role}]" for role in stands}
 

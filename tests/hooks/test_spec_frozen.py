@@ -13,7 +13,7 @@ from mixcore.hooks.version import SPEC_VERSION
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 
 FROZEN = {
-    "version": (1, 2),
+    "version": (1, 3),
     "check": "task, iterations",
     "build_data": "",
     "build_backbone": "task",
@@ -29,6 +29,7 @@ FROZEN = {
     "after_step": "model, modules, step",
     "predictors": "model, modules",
     "log_record": "record, folder",
+    "launch_runs": "runs, jobs, report, wanted_stop",
 }
 
 
