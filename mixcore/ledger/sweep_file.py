@@ -78,7 +78,8 @@ def read_sweep(path: Path) -> SweepFile:
     if tables is None:
         raise_faults(faults, str(path), merged.place)
     base = path.parent / tables.base
-    base_layers = read_layers(base, unreadable := [])
+    unreadable: list[Fault] = []
+    base_layers = read_layers(base, unreadable)
     grid, common = _grid(tables.grid, faults), _common(tables.set, merged)
     faults += _seed_faults(tables.seeds)
     faults += _key_faults(grid, common)

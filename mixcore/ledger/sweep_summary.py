@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mixcore.config.run_dir import setting_texts
@@ -45,9 +45,9 @@ def _run_row(state: RunState) -> dict[str, Any]:
     }
 
 
-def _measured_by(states: Any) -> dict[str, Any]:
+def _measured_by(states: Iterable[RunState]) -> dict[str, Any]:
     """Metric and protocol of the values, of the first run that is done; None where none is."""
-    first = next((state.summary for state in states if state.summary), {})
+    first: Mapping[str, Any] = next((state.summary for state in states if state.summary), {})
     return {"metric": first.get("metric"), "protocol": first.get("protocol")}
 
 
@@ -94,9 +94,8 @@ def _what(summary: Mapping[str, Any]) -> str:
     if summary["metric"] is None:
         return count
     percent = ", in percent" if summary["metric"].startswith("top") else ""
-    return (
-        f"Values are {summary['metric']} ({summary['protocol']}){percent}; the deviation is the population's. {count}"
-    )
+    measured = f"{summary['metric']} ({summary['protocol']}){percent}"
+    return f"Values are {measured}; the deviation is the population's. {count}"
 
 
 def _value(row: Mapping[str, Any]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -32,8 +34,12 @@ class RunJob:
 
     @property
     def log(self) -> Path:
-        """File in the run folder that takes what the process prints."""
+        """File in the run folder that takes what the process prints, below a line that says where and when it began."""
         return self.config.with_name("output.log")
+
+    def log_size(self) -> int:
+        """Bytes of the log: a run that was started somewhere else has begun when they are more than before."""
+        return self.log.stat().st_size if self.log.exists() else 0
 
     def start(self, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start `mixcore run` in a process of its own, with further variables; the exit codes are that command's.
@@ -43,6 +49,8 @@ class RunJob:
         """
         variables = child_environment({LAUNCHER: str(os.getpid()), **(environment or {})})
         with self.log.open("ab") as log:
+            log.write(f"[{platform.node()}, {datetime.now():%Y-%m-%d %H:%M:%S}]\n".encode())
+            log.flush()
             return subprocess.Popen(
                 python_module("mixcore", "run", str(self.config)),
                 cwd=self.directory,
