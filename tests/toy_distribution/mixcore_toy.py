@@ -141,23 +141,25 @@ class ToyFork:
     role = "launcher"
     spec_version = (1, 3)
 
-    slow: float = 0.0
-    """Seconds before each run."""
+    pause: float = 0.01
+    """Seconds between two looks at the processes."""
 
     @hookimpl
     def launch_runs(self, runs: Any, jobs: int | None, report: Any, wanted_stop: Any) -> None:
-        waiting, running = list(runs), {}
+        waiting, running, told = list(runs), {}, False
         while running or (waiting and not wanted_stop()):
             while waiting and len(running) < (jobs or 1) and not wanted_stop():
                 run = waiting.pop(0)
-                time.sleep(self.slow)
                 report(run, None)
                 running[_forked(run)] = run
-            if wanted_stop():
+            if wanted_stop() and not told:
+                told = True
                 for pid in running:
                     os.kill(pid, signal.SIGTERM)
-            pid, status = os.wait()
-            report(running.pop(pid), os.waitstatus_to_exitcode(status))
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid in running:
+                report(running.pop(pid), os.waitstatus_to_exitcode(status))
+            time.sleep(self.pause)
 
 
 def _forked(run: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,13 +56,13 @@ class _Tasks:
 
     def __init__(self, launcher: Ray, report: Callable[[RunJob, int | None], None]) -> None:
         self._grace, self._report = launcher.grace, report
-        self._task = ray.remote(
+        self._task = ray.remote(carry_out).options(
             num_cpus=launcher.num_cpus,
             num_gpus=launcher.num_gpus,
             max_retries=launcher.retries,
             retry_exceptions=[RunPreemptedError],
-        )(carry_out)
-        self._going: dict[ray.ObjectRef, RunJob] = {}
+        )
+        self._going: dict[ray.ObjectRef[int], RunJob] = {}
         self._before: dict[RunJob, int] = {}
         """Size of the log of each run that has not begun yet."""
 
@@ -96,7 +97,7 @@ class _Tasks:
         self._report(run, None)
 
 
-def _exit_code(run: RunJob, ref: ray.ObjectRef) -> int:
+def _exit_code(run: RunJob, ref: ray.ObjectRef[int]) -> int:
     """What the run ended with; 1 for a task that failed, with the reason in the run's log."""
     try:
         code: int = ray.get(ref)
@@ -118,7 +119,7 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", configure_logging=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"[launcher] of a sweep, ray: no cluster at {address!r} ({error}). Start one with ray start --head on one "
