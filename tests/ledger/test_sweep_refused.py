@@ -105,10 +105,24 @@ def test_an_absent_launcher_gets_its_pip_line(refused: Refused, monkeypatch: pyt
     assert "pip install mixcore-plugin-ray" in message
 
 
+WANTS = """
+import attrs
+from mixcore_toy import ToyMix
+
+@attrs.define(eq=False, kw_only=True)
+class Wants(ToyMix):
+    needs = frozenset({"attention"})
+"""
+
+
 def test_all_stands_for_what_fits_and_names_the_rest(
-    toy_config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    toy_config: Path,
+    install: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = (["none", "toy_mix", "transmix"], {"torn": "torn (torn 1.0): its module is missing"})
+    install({"wants": "fake_wants:Wants"}, {"fake_wants": WANTS})
+    found = (["none", "toy_mix", "wants"], {"torn": "torn (torn 1.0): its module is missing"})
     monkeypatch.setattr(sweep_plan, "every_plugin_of_role", lambda role: found if role == "mix" else None)
     text = 'base = "toy.toml"\n[grid]\nmix.name = "all"\n'
     Path("sweep.toml").write_text(text)
@@ -119,8 +133,8 @@ def test_all_stands_for_what_fits_and_names_the_rest(
         "mix.name=toy_mix-seed=0",
     ]
     assert "left out mix.name=torn: torn (torn 1.0): its module is missing" in printed
-    assert "left out mix.name=transmix: " in printed
-    assert "attention" in printed.partition("left out mix.name=transmix: ")[2]
+    assert "left out mix.name=wants: " in printed
+    assert "attention" in printed.partition("left out mix.name=wants: ")[2]
     Path("sweep.toml").write_text(text + '[set]\n"optimizer.lrr" = 1\n')
     assert main(["sweep", "sweep.toml", "--dry-run"]) == 2  # what is wrong with all is no matter of fitting
     assert "optimizer.lrr: unknown key" in capsys.readouterr().err

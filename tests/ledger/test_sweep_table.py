@@ -61,7 +61,7 @@ def test_state_epoch_best_and_remaining_time(state: SweepState, monkeypatch: pyt
         "r2 running 3/10 3.00 0:04:40",  # 40 s for 1 epoch, 7 left
         "r3 waiting 0/10",
         "r4 waiting 0/10",
-        "2 waiting, 1 failed, 2 running; about 0:03:02 left",
+        "2 waiting, 1 failed, 2 running; about 0:03:09 left",
     ]
 
 
