@@ -12,6 +12,7 @@ from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.job import RunJob
 from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count
@@ -64,7 +65,6 @@ from mixcore.types import (
     Mix,
     Part,
     Resident,
-    RunJob,
     Step,
     Targets,
     Task,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mixcore.evidence.probe import Probe
-    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, RunJob, Step, Targets, Task
+    from mixcore.job import RunJob
+    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, Step, Targets, Task
 
 __all__ = ["HookSpecs"]
 

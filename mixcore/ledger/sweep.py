@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 
 from mixcore.hooks.calls import PluginCalls
+from mixcore.job import RunJob
 from mixcore.ledger.sweep_folder import SweepFolder
 from mixcore.ledger.sweep_plan import Plan, PlannedRun
 from mixcore.ledger.sweep_state import SweepState
 from mixcore.run.signals import StopSignals
-from mixcore.types import RunJob
 
 __all__ = ["Outcome", "run_sweep"]
 

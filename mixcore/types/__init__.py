@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from mixcore.types.batch import Batch
 from mixcore.types.data import Augment, Data, Resident, Task
-from mixcore.types.job import RunJob
 from mixcore.types.mix import Mix, Targets
 from mixcore.types.names import LabelKind, Stage
 from mixcore.types.output import Attention, ForwardOutput
@@ -25,7 +24,6 @@ __all__ = [
     "Mix",
     "Part",
     "Resident",
-    "RunJob",
     "Stage",
     "Step",
     "Targets",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import ray
-from mixcore_plugin_ray import Ray
+from mixcore_plugin_ray.launcher import Ray
 from mixcore_plugin_ray.task import RunPreemptedError, carry_out
 from ray.cluster_utils import Cluster
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import submitit
-from mixcore_plugin_slurm import CarriedOut, Slurm
 from mixcore_plugin_slurm import launcher as module
+from mixcore_plugin_slurm.launcher import Slurm
+from mixcore_plugin_slurm.task import CarriedOut
 from submitit.helpers import DelayedSubmission
 
 from mixcore.api import ConfigError, RunJob
@@ -77,6 +78,7 @@ def test_local_jobs_are_queued_again_after_exit_code_75(runs: list[RunJob]) -> N
     assert sorted(known) == ["a", "b"]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # its logs
 def test_the_debug_executor_has_no_queue_to_go_back_to(runs: list[RunJob]) -> None:
     assert launch(runs, cluster="debug", gpus_per_node=0) == [("a", None), ("a", 3), ("b", None), ("b", 75)]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mixcore.api import RunJob
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it comes pickled, and importing it from there would import torch
+    from mixcore.api import RunJob
 
 __all__ = ["PREEMPTED", "RunPreemptedError", "carry_out"]
 

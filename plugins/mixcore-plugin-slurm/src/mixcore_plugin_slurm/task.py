@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
-from mixcore.api import RunJob
+if TYPE_CHECKING:  # it comes pickled, and importing it from there would import torch
+    from mixcore.api import RunJob
 
 __all__ = ["PREEMPTED", "CarriedOut"]
 

@@ -1,4 +1,7 @@
-"""A run of a sweep as a launcher gets it: everything that starting it takes, on this machine or on another."""
+"""A run of a sweep as a launcher gets it: everything that starting it takes, on this machine or on another.
+
+Light: a process of a cluster that only starts the run and waits for it imports neither torch nor timm.
+"""
 
 from __future__ import annotations
 
