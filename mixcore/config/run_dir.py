@@ -59,27 +59,32 @@ def _value(value: object) -> str:
     return json.dumps(value, default=str, separators=(",", ":"))
 
 
-def check_dir(run_dir: str) -> None:
-    """Refuse a run folder that cannot be made or written, without making anything. ConfigError names `run.dir`."""
+def check_dir(
+    run_dir: str, what: str = "run.dir: the run folder", way_out: str = "Name another one: --set run.dir=PATH"
+) -> None:
+    """Refuse a folder that cannot be made or written, without making anything.
+
+    ConfigError with `what` it is called, and the `way_out`.
+    """
+
+    def refused(why: str) -> ConfigError:
+        return ConfigError(
+            f"{what} {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one can be made. "
+            f"{way_out}"
+        )
+
     path = Path(run_dir).absolute()
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass  # the file system would take the name
     except (OSError, ValueError) as error:
-        raise _refused(run_dir, error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
+        raise refused(error.strerror or str(error) if isinstance(error, OSError) else str(error)) from error
     nearest = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     if not nearest.is_dir():
-        raise _refused(run_dir, f"{cut(str(nearest))} is no directory")
+        raise refused(f"{cut(str(nearest))} is no directory")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _refused(run_dir, f"{cut(str(nearest))} gives no permission to write")
+        raise refused(f"{cut(str(nearest))} gives no permission to write")
     longest = os.pathconf(nearest, "PC_NAME_MAX")  # below a directory that is missing nothing looks at the rest
     if any(len(os.fsencode(part)) > longest for part in path.parts):
-        raise _refused(run_dir, f"a name in it is longer than {longest} bytes")
-
-
-def _refused(run_dir: str, why: str) -> ConfigError:
-    return ConfigError(
-        f"run.dir: the run folder {cut(run_dir)} cannot be written: {why}; expected a directory, or a path where one "
-        "can be made. Name another one: --set run.dir=PATH"
-    )
+        raise refused(f"a name in it is longer than {longest} bytes")

@@ -60,7 +60,7 @@ def plan_sweep(sweep: SweepFile, say: Callable[[str], object]) -> Plan:
     `say` is told what is being looked at. Raises ConfigError with what is wrong with all of them, each fault once with
     the runs that have it.
     """
-    check_dir(str(sweep.dir))
+    check_dir(str(sweep.dir), "dir: the folder of the sweep", 'Name another one by dir = "..." in the sweep file')
     fitting, broken = every_plugin_of_role("mix") if ALL in sweep.grid.get(MIXER, ()) else ((), {})
     refused = {f"{MIXER}={name}": reason for name, reason in broken.items()}
     faults: dict[str, list[str]] = {}

@@ -87,6 +87,7 @@ def test_every_fault_of_the_runs_at_once_and_each_once(refused: Refused) -> None
             "toy_mix (mixcore-toy 1.0) has role mix, expected a plugin with role launcher",
         ),
         ("base = 'toy.toml", (), "cannot be read as TOML"),
+        ("base = 'toy.toml'\ndir = '/dev/null/x'\n", (), "dir: the folder of the sweep /dev/null/x cannot be written"),
     ],
 )
 def test_refusals(refused: Refused, text: str, arguments: tuple[str, ...], said: str) -> None:
