@@ -89,6 +89,9 @@ def cluster(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     """Two nodes of one CPU each on this machine, on the loopback interface alone."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray then takes 127.0.0.1 for a machine's address
     monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+    monkeypatch.setattr(
+        "ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV", False
+    )  # ray was imported first here
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     node = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=node)
