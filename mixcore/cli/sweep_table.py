@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -29,10 +30,11 @@ _AROUND = 7
 
 @contextmanager
 def watching(state: SweepState, console: Console | None = None) -> Iterator[None]:
-    """Show the table while inside, twice a second."""
+    """Show the table while inside, twice a second. Where there is no terminal, what libraries print goes to stderr."""
     console = console or Console()
     if not console.is_terminal:
-        yield
+        with redirect_stdout(sys.stderr):  # so that --json is alone on standard output
+            yield
         return
 
     def look() -> RenderableType:

@@ -84,3 +84,11 @@ def test_on_a_terminal_it_is_drawn_and_elsewhere_nothing_is(state: SweepState) -
         with console.capture() as captured, watching(cast(Any, state), console):
             pass
         assert ("running" in captured.get()) == terminal
+
+
+def test_what_a_library_prints_is_not_mistaken_for_the_summary(
+    state: SweepState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with watching(state):
+        print("(raylet) a node is gone")
+    assert tuple(capsys.readouterr()) == ("", "(raylet) a node is gone\n")
