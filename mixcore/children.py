@@ -67,9 +67,10 @@ def threads_each(processes: int) -> str:
 def die_with_launcher() -> None:
     """On Linux, have the kernel end this process when who started it dies: the next run must not find it writing.
 
-    Where nobody said that he would (the variable `LAUNCHER`), nothing is done.
+    Where nobody said that he would (the variable `LAUNCHER`), nothing is done. Processes that this one starts have
+    parents of their own, so the variable goes.
     """
-    launcher = os.environ.get(LAUNCHER)
+    launcher = os.environ.pop(LAUNCHER, None)
     if launcher is not None and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
         if str(os.getppid()) != launcher:  # it died before the kernel was told
