@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from mixcore.autocast import autocast_off
+from mixcore.children import threads_each
 from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueError, UnreadableSampleError
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
+from mixcore.job import RunJob
 from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count, classifiers
@@ -102,6 +104,7 @@ __all__ = [
     "Probe",
     "Resident",
     "RunData",
+    "RunJob",
     "Saliency",
     "Step",
     "Targets",
@@ -177,6 +180,7 @@ __all__ = [
     "stage_names",
     "stage_shape",
     "take_rows",
+    "threads_each",
     "transport_blocks",
     "uniforms",
     "unmixed",

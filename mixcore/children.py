@@ -5,17 +5,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["LAUNCH", "LAUNCHER", "child_environment", "launch_folder", "python_module"]
+__all__ = [
+    "LAUNCH",
+    "LAUNCHER",
+    "child_environment",
+    "die_with_launcher",
+    "launch_folder",
+    "python_module",
+    "threads_each",
+]
 
 LAUNCH = "MIXCORE_LAUNCH"
 """Environment variable of the processes of one `--nproc`: the private folder that they share with their launcher."""
 LAUNCHER = "MIXCORE_LAUNCHER"
-"""Environment variable of the same: process number of their launcher."""
+"""Environment variable of these, and of the runs of a sweep: process number of who started them."""
 
 
 def launch_folder() -> Path | None:
@@ -47,3 +57,21 @@ def _is_unasked(path: str) -> bool:
     asked = {os.path.realpath(named) for named in os.environ.get("PYTHONPATH", "").split(os.pathsep) if named}
     found = os.path.realpath(path)
     return found == os.path.realpath(os.curdir) and found not in asked
+
+
+def threads_each(processes: int) -> str:
+    """Value of OMP_NUM_THREADS for each of so many processes: what the environment says, else the CPUs divided."""
+    return os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes))
+
+
+def die_with_launcher() -> None:
+    """On Linux, have the kernel end this process when who started it dies: the next run must not find it writing.
+
+    Where nobody said that he would (the variable `LAUNCHER`), nothing is done. Processes that this one starts have
+    parents of their own, so the variable goes.
+    """
+    launcher = os.environ.pop(LAUNCHER, None)
+    if launcher is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+        if str(os.getppid()) != launcher:  # it died before the kernel was told
+            os._exit(1)

@@ -38,6 +38,8 @@ class ConfigError(MixcoreError):
     """The configuration is refused; the message lists every fault found, one per line."""
 
     exit_code = 2
+    faults: tuple[str, ...] = ()
+    """Those lines, where the message lists several."""
 
 
 class OptionValueError(ConfigError, ValueError):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     {"errors"},
     {"autocast", "children", "files", "options", "rng", "words"},
-    {"entry_points"},
+    {"entry_points", "job"},
     {"types"},
     {"ops", "networks"},
     {"evidence"},
@@ -108,7 +108,7 @@ def test_plugins_know_the_api_only(path: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("door", ["import mixcore", "import mixcore.cli.main"])
+@pytest.mark.parametrize("door", ["import mixcore", "import mixcore.cli.main", "import mixcore.job"])
 def test_the_light_doors_import_neither_torch_nor_timm(door: str) -> None:
     code = f"import sys; {door}; print([m for m in ('torch', 'timm', 'torchvision', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 
 VERBS = {
     "run": "Train as a configuration file says.",
+    "sweep": "Train every combination that a sweep file names.",
     "eval": "Evaluate a checkpoint of a run.",
     "analyse": "Analyse trained runs: what a paper reports beside accuracy.",
     "plot": "Draw curves, trade-offs and schedules of runs.",
@@ -115,7 +116,7 @@ def _before_verb(arguments: Sequence[str]) -> Sequence[str]:
 
 def _trains(arguments: Sequence[str]) -> bool:
     """Whether this verb trains: those are what a scheduler stops and starts again."""
-    return arguments[len(_before_verb(arguments)) :][:1] in (["run"], ["reproduce"])
+    return arguments[len(_before_verb(arguments)) :][:1] in (["run"], ["sweep"], ["reproduce"])
 
 
 def _message(error: Exception, arguments: Sequence[str], debug: bool) -> str:

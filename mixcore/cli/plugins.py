@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-IMPORT_LIMIT = 300
-"""Seconds that `--roles` gives to importing every plugin."""
-
 
 @click.group(invoke_without_command=True)
 @click.option("--check", is_flag=True, help="Import each plugin in a process of its own; exit 1 if one is broken.")
@@ -100,7 +97,7 @@ def _list(roles: bool = False) -> None:
 
 def _roles(claims: Mapping[str, Sequence[Entry]], names: Sequence[str]) -> list[str]:
     """The role of each name, where one distribution has it and it can be imported."""
-    from mixcore.discovery.survey import survey
+    from mixcore.discovery.survey import IMPORT_LIMIT, survey
 
     found = survey([name for name, entries in claims.items() if len(entries) == 1], limit=IMPORT_LIMIT)
     return [_role(found[name]) if name in found else "claimed more than once" for name in names]

@@ -61,4 +61,7 @@ def raise_faults(faults: Sequence[Fault], source: str, place: Callable[[Path], s
     heading = f"{len(faults)} faults" + (f" in {source}" if source else "")
     cause = next((fault.error for fault in faults if fault.error is not None), None)
     more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-    raise ConfigError("\n  ".join((f"{heading}:", *map(line, faults[:MOST_FAULTS]), *more))) from cause
+    lines = (*map(line, faults[:MOST_FAULTS]), *more)
+    refusal = ConfigError("\n  ".join((f"{heading}:", *lines)))
+    refusal.faults = lines
+    raise refusal from cause

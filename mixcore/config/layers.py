@@ -6,7 +6,7 @@ Each layer remembers where its keys stand, so that a fault found in the merged t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -18,7 +18,7 @@ from mixcore.config.text import MAX_DEPTH, BadTextError, key_lines, parse, tree_
 from mixcore.hooks.roles import TABLE_ROLES
 from mixcore.words import LONGEST, cut, nearest
 
-__all__ = ["Layer", "merge_layers", "overrides_layer", "read_layers"]
+__all__ = ["Layer", "Setting", "key_path", "merge_layers", "overrides_layer", "read_layers", "settings_layer"]
 
 
 @attrs.define
@@ -132,31 +132,51 @@ def _nearest_file(path: FilePath) -> str:
     return f"; did you mean {path.parent / found}?" if found else ""
 
 
+@attrs.frozen
+class Setting:
+    """One key that is given by its dotted path, such as `--set mix.alpha=0.2`."""
+
+    key: str
+    value: Any
+    place: str
+    """Where it was given, in words."""
+
+
 def overrides_layer(overrides: Sequence[str], faults: list[Fault]) -> Layer:
     """All `--set key.path=value` as one layer; a value that is no TOML is a string."""
-    layer = Layer({}, {}, "--set")
+    settings = []
     for override in overrides:
         key, equals, text = override.partition("=")
-        path = _key_path(key)
-        shown = cut(override, 2 * LONGEST)
-        if not equals or not path:
-            faults.append(Fault((), f"--set {shown}: expected key.path=value, such as --set optimizer.lr=0.05"))
-            continue
+        place = f"--set {cut(override, 2 * LONGEST)}"
+        if equals and key_path(key):
+            settings.append(Setting(key, _value(text), place))
+        else:
+            faults.append(Fault((), f"{place}: expected key.path=value, such as --set optimizer.lr=0.05"))
+    return settings_layer(settings, "--set", faults)
+
+
+def settings_layer(settings: Iterable[Setting], source: str, faults: list[Fault]) -> Layer:
+    """One layer of all the settings; `source` is what messages call it where none of them is meant."""
+    layer = Layer({}, {}, source)
+    for setting in settings:
+        path = key_path(setting.key)
         table = layer.tree
         for name in path[:-1]:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 break
         if not isinstance(table, dict):
-            faults.append(Fault((), f"--set {shown}: another --set gives {key.rpartition('.')[0]} a plain value"))
+            above = setting.key.rpartition(".")[0]
+            faults.append(Fault((), f"{setting.place}: another {source} gives {above} a plain value"))
             continue
-        table[path[-1]] = _value(text)
-        layer.places[path] = f"--set {shown}"
+        table[path[-1]] = setting.value
+        layer.places[path] = setting.place
     faults += [_placed(fault, layer) for fault in tree_faults(layer.tree)]
     return layer
 
 
-def _key_path(key: str) -> tuple[str, ...]:
+def key_path(key: str) -> tuple[str, ...]:
+    """The names that a dotted key goes through, quoted ones too; empty where it is no key of TOML."""
     try:
         tree: Any = parse(f"{key} = 0") if "\n" not in key else {}
     except BadTextError:

@@ -24,10 +24,12 @@ from mixcore.discovery.load import load
 from mixcore.entry_points import Entry
 from mixcore.hooks.roles import role_of
 
-__all__ = ["Surveyed", "plugins_of_role", "survey"]
+__all__ = ["IMPORT_LIMIT", "Surveyed", "every_plugin_of_role", "plugins_of_role", "survey"]
 
 LIMIT = 20
 """Seconds that somebody waits for a message: what is not known by then is left out of it."""
+IMPORT_LIMIT = 300
+"""Seconds that somebody waits who needs to know of every plugin."""
 LATE = "its import did not end in time"
 _MARK = "mixcore-survey "
 
@@ -52,6 +54,14 @@ def plugins_of_role(role: str) -> dict[str, Surveyed]:
         for name, found in surveyed.items()
         if (not found.fault and found.role == role) or found.fault == LATE
     }
+
+
+def every_plugin_of_role(role: str) -> tuple[list[str], dict[str, str]]:
+    """The installed plugins of a role, by name, and why of others it cannot be told whether they are."""
+    names = [name for name, entries in installed().items() if len(entries) == 1]
+    found = survey(names, IMPORT_LIMIT)
+    broken = {name: one.fault for name, one in found.items() if one.fault}
+    return [name for name, one in found.items() if not one.fault and one.role == role], broken
 
 
 @functools.cache

@@ -244,6 +244,10 @@ class PluginCalls:
         """Let the plugin picture several runs."""
         self._call("compare_runs", arguments)
 
+    def launch_runs(self, **arguments: Any) -> None:
+        """Have the runs of a sweep carried out."""
+        self._call("launch_runs", arguments)
+
 
 def _moment(arguments: Mapping[str, Any]) -> str:
     step = arguments.get("step")

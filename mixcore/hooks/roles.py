@@ -165,6 +165,14 @@ ROLES: Mapping[str, Role] = {
         option_checks=("analysis.numbers_are_plain",),
         template=True,
     ),
+    "launcher": Role(
+        title="launcher",
+        plural="launchers",
+        duty="launch_runs",
+        elsewhere="in [launcher] of a sweep file",
+        default="local",
+        checks=("class", "repeat.options_round_trip"),
+    ),
     EXTRA: Role(
         title="extra",
         plural="extras",
@@ -181,7 +189,7 @@ TABLE_ROLES: Mapping[str, Role] = {name: role for name, role in ROLES.items() if
 """Those with a table of their own in a configuration."""
 STEP_ROLES: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.in_step}
 """Those that take part in the training step."""
-SUGGESTED_ROLES = tuple(name for name, role in ROLES.items() if role.default and not role.several)
+SUGGESTED_ROLES = tuple(name for name, role in TABLE_ROLES.items() if role.default and not role.several)
 """Those whose plugin a mixer may suggest: one per run, and a configuration need not name it."""
 TEMPLATE_ROLES: Mapping[str, Role] = {name: role for name, role in ROLES.items() if role.template}
 """Those that `mixcore new` makes a plugin of."""

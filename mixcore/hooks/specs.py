@@ -6,7 +6,7 @@ that nobody named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mixcore.evidence.probe import Probe
+    from mixcore.job import RunJob
     from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, RunData, Step, Targets, Task, Track
 
 __all__ = ["HookSpecs"]
@@ -176,4 +177,17 @@ class HookSpecs:
     @hookspec(firstresult=True)
     def compare_runs(self, results: Mapping[str, Mapping[str, Any]], task: Task, folder: Path) -> None:
         """An analysis that can: `picture.png` in `folder` of what `analyse` gave for several runs, by their names."""
+        ...
+
+    # --- outside a run -----------------------------------------------------------------------------------------------
+
+    @hookspec(firstresult=True)
+    def launch_runs(
+        self,
+        runs: Sequence[RunJob],
+        jobs: int | None,
+        report: Callable[[RunJob, int | None], None],
+        wanted_stop: Callable[[], bool],
+    ) -> None:
+        """A launcher: carry out the runs of a sweep, and report each as it starts (None) and ends (its exit code)."""
         ...

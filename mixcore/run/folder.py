@@ -26,7 +26,7 @@ from mixcore.logs.jsonl import count_lines, plain
 from mixcore.run.resolve import determining
 from mixcore.run.saved import saved
 
-__all__ = ["ABSENT", "Difference", "RunFolder", "differences"]
+__all__ = ["ABSENT", "Difference", "RunFolder", "differences", "held_lock"]
 
 
 def _number_or_none(value: object) -> bool:
@@ -69,8 +69,18 @@ class RunFolder:
         What determines no number may differ: the core's comfort and the `places` of plugins' options. Raises
         RunFolderError naming each key that differs.
         """
+        changed = self.differences_from(resolved, places)
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise RunFolderError(f"{self.path} holds a run of another configuration:\n{lines}\n{_elsewhere(self.path)}")
+
+    def differences_from(self, resolved: Mapping[str, Any], places: Collection[KeyPath] = ()) -> list[str]:
+        """A line per key in which the run that has begun here differs from the `resolved` configuration.
+
+        None where no run has begun. Raises RunFolderError where it cannot be told.
+        """
         if not self.started():
-            return
+            return []
         try:
             found = tomli.loads(self.config.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -78,10 +88,7 @@ class RunFolder:
                 f"{self.path} holds results, but its config.toml cannot be read ({error}); expected the configuration "
                 f"that they belong to. {_elsewhere(self.path)}"
             ) from error
-        changed = differences(found, resolved, places)
-        if changed:
-            lines = "\n".join(f"  {line}" for line in changed)
-            raise RunFolderError(f"{self.path} holds a run of another configuration:\n{lines}\n{_elsewhere(self.path)}")
+        return differences(found, resolved, places)
 
     def read_summary(self) -> dict[str, Any]:
         """What summary.json says of a finished run. Raises RunFolderError where it is damaged."""
@@ -136,31 +143,13 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Keep the folder for this process until the block ends, or the process does. RunFolderError where it is taken.
 
-        The lock is one that worker processes do not inherit: a killed run leaves none behind. Where the file system
-        has no locks, nothing is kept. What a killed run left half written is removed.
+        What a killed run left half written is removed.
         """
-        try:
-            lock = open_own(self.lock, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise RunFolderError(
-                f"{self.lock} cannot be opened: {error.strerror or error}; remove it, or name another folder: "
-                "--set run.dir=PATH"
-            ) from error
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                os.close(lock)
-                raise RunFolderError(
-                    f"another process is training in {self.path}; wait until it has ended, or give this run a "
-                    "folder of its own: --set run.dir=PATH"
-                ) from error
-        try:
+        taken = f"another process is training in {self.path}; wait until it has ended, or give this run a folder of "
+        with held_lock(self.lock, f"{taken}its own: --set run.dir=PATH", "name another folder: --set run.dir=PATH"):
             for folder in (self.path, self.checkpoints):
                 remove_leftovers(folder)
             yield
-        finally:
-            os.close(lock)
 
     def write_text(self, path: Path, text: str) -> None:
         """Replace a text file of the folder. Raises StorageError."""
@@ -169,6 +158,32 @@ class RunFolder:
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Replace a JSON file of the folder, null for numbers that JSON cannot hold. Raises StorageError."""
         self.write_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def held_lock(lock: Path, taken: str, elsewhere: str) -> Iterator[None]:
+    """Keep a lock file for this process until the block ends, or the process does.
+
+    The lock is one that worker processes do not inherit: a killed process leaves none behind. Where the file system has
+    no locks, nothing is kept. Raises RunFolderError: `taken` where another process has it, and with the advice
+    `elsewhere` where it cannot be opened.
+    """
+    try:
+        handle = open_own(lock, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise RunFolderError(
+            f"{lock} cannot be opened: {error.strerror or error}; remove it, or {elsewhere}"
+        ) from error
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(handle)
+            raise RunFolderError(taken) from error
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _elsewhere(path: Path) -> str:

@@ -21,7 +21,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mixcore.children import LAUNCH, LAUNCHER, child_environment, launch_folder, python_module
+from mixcore.children import (
+    LAUNCH,
+    LAUNCHER,
+    child_environment,
+    die_with_launcher,
+    launch_folder,
+    python_module,
+    threads_each,
+)
 from mixcore.errors import ConfigError, MixcoreError
 from mixcore.run.signals import StopSignals, idle_error
 
@@ -54,7 +62,7 @@ def launch(arguments: Sequence[str], processes: int, *, debug: bool = False) -> 
             "LOCAL_WORLD_SIZE": str(processes),
             "GLOO_SOCKET_IFNAME": interface,
             "NCCL_SOCKET_IFNAME": f"={interface}",  # "=": this name, and not all that begin with it
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes)),
+            "OMP_NUM_THREADS": threads_each(processes),
         }
         failed = _run_children(arguments, processes, shared, signals)
         if failed:
@@ -187,12 +195,12 @@ def reported(rank: int) -> Iterator[None]:
 
     A SystemExit that some other code raised is an error too: a run never ends well because a library called sys.exit.
     """
+    die_with_launcher()
     folder = launch_folder()
     if folder is None:
         with _no_way_out():
             yield
         return
-    _die_with_parent()
     try:
         with _no_way_out():
             yield
@@ -227,13 +235,3 @@ def _no_way_out() -> Iterator[None]:
             f"{place.filename}, line {place.lineno}, called for the end of the process, SystemExit({error.code!r}), "
             "before the run was done. Start again with the same command to go on from the last checkpoint"
         ) from error
-
-
-def _die_with_parent() -> None:
-    """On Linux, have the kernel end this process when its launcher dies: the next run must not find it writing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-        if str(os.getppid()) != os.environ[LAUNCHER]:  # it died before the kernel was told
-            os._exit(1)

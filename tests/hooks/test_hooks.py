@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mixcore
-from mixcore.api import Mix, Part, hookimpl
+from mixcore.api import Mix, Part, RunJob, hookimpl
 from mixcore.data.loader import build_train_loader
 from mixcore.data.named import evaluation_sets
 from mixcore.discovery.capabilities import check_run
@@ -375,3 +375,21 @@ def test_hook_compare_runs(tmp_path: Path) -> None:
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size == (128, 64)
         assert picture.getpixel((0, 0)) != picture.getpixel((127, 0))
+
+
+def test_hook_launch_runs(tmp_path: Path) -> None:
+    manager, plugin = new_manager(), examples("launch_runs").OneByOne(threads=2)
+    register(manager, plugin, "one_by_one", "one_by_one")
+    calls = PluginCalls(manager, plugin, "one_by_one", "one_by_one")
+    (tmp_path / "a").mkdir()
+    config = tmp_path / "a" / "config.toml"
+    config.write_text("[data")  # refused before anything is imported
+    run = RunJob(name="a", config=config, directory=tmp_path)
+    told: list[tuple[str, int | None]] = []
+    calls.launch_runs(
+        runs=[run], jobs=None, report=lambda job, code: told.append((job.name, code)), wanted_stop=lambda: False
+    )
+    assert told == [("a", None), ("a", 2)]
+    assert "cannot be read as TOML" in run.log.read_text()
+    calls.launch_runs(runs=[run], jobs=None, report=lambda *_: told.append(("b", 0)), wanted_stop=lambda: True)
+    assert len(told) == 2

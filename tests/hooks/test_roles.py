@@ -98,6 +98,7 @@ def test_where_plugins_stand() -> None:
     stands = {role: where_it_stands(role) for role in ROLES}
     assert stands.pop("saliency") == "in another plugin's option"
     assert stands.pop("analysis") == "on the command line, mixcore analyse RUN NAME"
+    assert stands.pop("launcher") == "in [launcher] of a sweep file"
     assert stands.pop(EXTRA) == "in [[extra]]"
     assert stands == {role: f"in [{role}]" for role in stands}
 

@@ -31,6 +31,7 @@ FROZEN = {
     "log_record": "record, folder",
     "analyse": "model, data, task, folder, progress",
     "compare_runs": "results, task, folder",
+    "launch_runs": "runs, jobs, report, wanted_stop",
 }
 
 

@@ -102,7 +102,7 @@ def test_two_processes_on_one_device_are_refused(
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes this process one that `launch` started; the folder that it shares with its parent."""
     monkeypatch.setenv("MIXCORE_LAUNCH", str(tmp_path))
-    monkeypatch.setattr(launching, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(launching, "die_with_launcher", lambda: None)
     return tmp_path
 
 
