@@ -74,8 +74,8 @@ class RunFolder:
             lines = "\n".join(f"  {line}" for line in changed)
             raise RunFolderError(f"{self.path} holds a run of another configuration:\n{lines}\n{_elsewhere(self.path)}")
 
-    def differences_from(self, resolved: Mapping[str, Any], places: Collection[KeyPath] = ()) -> list[str]:
-        """A line per key in which the run that has begun here differs from the `resolved` configuration.
+    def differences_from(self, resolved: Mapping[str, Any], places: Collection[KeyPath] = ()) -> list[Difference]:
+        """Each key in which the run that has begun here differs from the `resolved` configuration.
 
         None where no run has begun. Raises RunFolderError where it cannot be told.
         """
