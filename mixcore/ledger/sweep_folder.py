@@ -100,8 +100,8 @@ def _changed(plan: Plan) -> list[str]:
     found: dict[str, list[str]] = {}
     begun = [run for run in plan.runs if run.folder.started()]
     for run in begun:
-        for line in run.folder.differences_from(run.loaded.resolved, run.loaded.places):
-            found.setdefault(line, []).append(run.name)
+        for difference in run.folder.differences_from(run.loaded.resolved, run.loaded.places):
+            found.setdefault(str(difference), []).append(run.name)
     return [line if len(names) == len(begun) else f"{line}, in {_some(names)}" for line, names in found.items()]
 
 
