@@ -234,6 +234,8 @@ class RunSection:
     """Run folder; absent: runs/<name of the file>-<what --set changed>."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; "auto" takes CUDA where there is one."""
+    keep_every: int | None = attrs.field(default=None, validator=optional(_COUNT))
+    """Epochs after which weights are kept, each time as checkpoints/epoch-<n>.pt; absent: only the best and newest."""
     trace_hooks: bool = False
     """Whether every hook call is timed (TensorBoard, perf/hooks) and marked for profilers."""
     port: int | None = attrs.field(default=None, validator=optional(and_(ge(1), le(65535))))

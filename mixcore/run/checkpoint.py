@@ -1,7 +1,7 @@
-"""Checkpoint files: last.pt, previous.pt, best.pt, of tensors and plain types only.
+"""Checkpoint files: last.pt, previous.pt, best.pt, epoch-<n>.pt, of tensors and plain types only.
 
 format, digest, config (TOML text), versions {plugin: distribution and version}, spec_version,
-epoch (finished epochs), step (model and parts), ema; and, but for best.pt,
+epoch (finished epochs), step (model and parts), ema; and, in last.pt and previous.pt,
 iteration (finished iterations of the whole run), iterations_per_epoch, updates (optimizer steps that took place),
 seconds, best {epoch, value} or None, records (the lines of metrics.jsonl), totals (running sums of the open epoch, per
 process), data (fingerprints of the data sets), optimizer, scaler
@@ -75,9 +75,13 @@ class Checkpoints:
             os.replace(self.last, self.previous)
         os.replace(waiting, self.last)
 
-    def write_best(self, state: Mapping[str, Any]) -> None:
-        """Keep the weights in `state` as best.pt. Raises StorageError."""
-        self._save(self.best, {key: value for key, value in state.items() if key not in FOR_RESUMING})
+    def of_epoch(self, epoch: int) -> Path:
+        """The weights after so many epochs, not for resuming; only those that [run] keep_every asks for are kept."""
+        return self.folder / f"epoch-{epoch}.pt"
+
+    def write_weights(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Keep the weights in `state` as `path`, for evaluation. Raises StorageError."""
+        self._save(path, {key: value for key, value in state.items() if key not in FOR_RESUMING})
 
     def _save(self, path: Path, state: Mapping[str, Any]) -> None:
         stamp = {

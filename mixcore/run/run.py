@@ -219,7 +219,7 @@ class _Run:
             append_line(self.folder.metrics, state.records, line)
             self._log(record, speed, log)
         state.records.append(line)
-        self._keep_best(record)
+        self._keep_weights(record)
         self.trackers.tell(record)
         return record
 
@@ -247,15 +247,22 @@ class _Run:
         for key, mixes in self.state.step.previews(batch, LAMS).items():
             log.image(f"mix/masks/{key}", preview_grid(batch.images, mixes, self.session.task), self.state.epoch)
 
-    def _keep_best(self, record: dict[str, Any]) -> None:
+    def _keep_weights(self, record: dict[str, Any]) -> None:
+        """Those of the best epoch so far, and those of every so many epochs where [run] keep_every says so."""
         metric, higher = headline(self.session.task)
-        value = float(record[f"val/{metric}"])
-        if not is_better(value, self.state.best, higher_is_better=higher):
+        value, every = float(record[f"val/{metric}"]), self.loaded.config.run.keep_every
+        best = is_better(value, self.state.best, higher_is_better=higher)
+        if best:
+            self.state.best = {"epoch": self.state.epoch, "value": value}
+        paths = [self.checkpoints.best] if best else []
+        if every is not None and self.state.epoch % every == 0:
+            paths.append(self.checkpoints.of_epoch(self.state.epoch))
+        if not paths:
             return
-        self.state.best = {"epoch": self.state.epoch, "value": value}
         saved = self.state.saved(self.processes)
         if self.processes.leads:
-            self.checkpoints.write_best(saved)
+            for path in paths:
+                self.checkpoints.write_weights(path, saved)
 
     def _save(self) -> None:
         self._count_time()

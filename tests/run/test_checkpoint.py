@@ -59,7 +59,7 @@ def test_the_newest_becomes_the_previous_one(tmp_path: Path) -> None:
 
 def test_best_is_for_evaluation_not_for_resuming(tmp_path: Path) -> None:
     files = checkpoints(tmp_path)
-    files.write_best(state(1))
+    files.write_weights(files.best, state(1))
     best = read_checkpoint(files.best)
     assert "optimizer" not in best
     assert torch.equal(best["step"]["w"], torch.ones(3))
@@ -130,7 +130,7 @@ def test_best_in_place_of_last_is_refused_and_the_previous_one_offered(tmp_path:
     files = checkpoints(tmp_path)
     files.write(state(1))
     files.write(state(2))
-    files.write_best(state(2))
+    files.write_weights(files.best, state(2))
     files.last.write_bytes(files.best.read_bytes())
     with pytest.raises(CheckpointError, match=r"holds weights to evaluate.*nothing to go on from.*--resume-from prev"):
         files.read(files.last)

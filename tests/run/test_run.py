@@ -77,6 +77,19 @@ def test_best_is_of_the_predictor_that_the_configuration_names(toy_run: Start) -
         toy_run("eval.predictor=teacher", folder="other")
 
 
+def test_weights_of_every_so_many_epochs_are_kept(toy_run: Start) -> None:
+    plain, folder = toy_run(folder="plain"), toy_run("run.keep_every=2", folder="kept")
+    assert_same_run(plain, folder)
+    names = {path.stem for path in (folder / "checkpoints").glob("*.pt")}
+    assert names == {"last", "previous", "best", "epoch-2", "epoch-4"}
+    kept, last = weights(folder, "epoch-4"), weights(folder)
+    assert all(torch.equal(kept[key], last[key]) for key in last)
+    assert any(not torch.equal(value, last[key]) for key, value in weights(folder, "epoch-2").items())
+    state = torch.load(folder / "checkpoints" / "epoch-2.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert "optimizer" not in state
+
+
 def test_the_seed_decides_all_numbers(toy_run: Start) -> None:
     first, second = toy_run(folder="first"), toy_run(folder="second")
     assert_same_run(first, second)

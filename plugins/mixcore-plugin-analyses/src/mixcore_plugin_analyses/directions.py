@@ -90,8 +90,8 @@ def principal(base: State, states: Mapping[int, State]) -> tuple[list[dict[str, 
     if len(states) < 3:
         raise ConfigError(
             f"a trajectory needs checkpoints of at least three epochs, and the run's folder has those of "
-            f"{', '.join(map(str, states)) or 'none'}; keep copies of last.pt, under any name, in its checkpoints/ "
-            'while it trains, or set landscape.kind="plane"'
+            f"{', '.join(map(str, states)) or 'none'}; train with [run] keep_every, which keeps "
+            'weights every so many epochs, or set landscape.kind="plane"'
         )
     differences = torch.stack([_difference(base, state) for state in states.values()])
     centred = differences - differences.mean(0)
