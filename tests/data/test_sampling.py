@@ -125,5 +125,6 @@ def test_a_kept_last_batch_is_the_published_one_but_for_its_padding(samples, bat
     shares = [len(plan.own_positions(len(plan) - 1)) for plan in plans]
     assert sum(shares) == samples % batch
     assert max(shares) - min(shares) <= 1
-    seen = [index for plan in plans for i in range(len(plan)) for index in plan.order(0)[list(plan.own_positions(i))]]
+    order = plans[0].order(0)
+    seen = [order[place] for plan in plans for i in range(len(plan)) for place in plan.own_positions(i)]
     assert sorted(map(int, seen)) == list(range(samples))
