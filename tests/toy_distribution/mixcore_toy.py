@@ -156,9 +156,10 @@ class ToyFork:
                 told = True
                 for pid in running:
                     os.kill(pid, signal.SIGTERM)
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid in running:
-                report(running.pop(pid), os.waitstatus_to_exitcode(status))
+            for pid in list(running):  # not any child: the process that tests has others
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    report(running.pop(pid), os.waitstatus_to_exitcode(status))
             time.sleep(self.pause)
 
 
@@ -169,8 +170,11 @@ def _forked(run: Any) -> int:
         return pid
     code = 1
     try:
+        import torch
+
         from mixcore.cli.main import main
 
+        torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.environ["MIXCORE_LAUNCHER"] = str(parent)
