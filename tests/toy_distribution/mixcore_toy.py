@@ -170,11 +170,8 @@ def _forked(run: Any) -> int:
         return pid
     code = 1
     try:
-        import torch
-
         from mixcore.cli.main import main
 
-        torch.set_num_threads(1)  # a fork has none of its parent's threads, and would wait for them
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.environ["MIXCORE_LAUNCHER"] = str(parent)
