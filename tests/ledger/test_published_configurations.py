@@ -217,14 +217,17 @@ def takes_a_step(name: str, images: Path, weights: Path) -> None:
     [
         "cifar10.resnet18.resizemix.ep200",
         "cifar100.resnet18.puzzlemix.ep200",
+        "cifar100-vit.convnext_tiny.mixup.ep200",
         "tiny-imagenet.resnet18.cutmix.ep400",
         "imagenet-pytorch.resnet18.manifoldmix.ep100",
+        "imagenet-rsb-a2.mobilenetv2_1x.mixup.ep300",
         "imagenet-rsb-a3.mobilenetv2_1x.rsb.ep100",
         "imagenet-deit.deit_tiny.transmix.ep300",
         "cub200.resnet18.alignmix.ep200",
         "aircraft.resnet18.saliencymix.ep200",
         "cars.resnet18.fmix.ep200",
         "inat2017.resnet18.mixup.ep100",
+        "inat2018.resnet50.cutmix.ep100",
         "places205.resnet18.vanilla.ep100",
     ],
 )
@@ -237,7 +240,6 @@ LARGER = [
     "cifar100-vit.swin_tiny.automix.ep600",
     "cifar100-vit.convnext_tiny.samix.ep600",
     "imagenet-rsb-a2.resnet50.samix.ep300",
-    "inat2018.resnet50.cutmix.ep100",
 ]
 
 
