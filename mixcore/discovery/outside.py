@@ -5,11 +5,10 @@ from __future__ import annotations
 from mixcore.config.faults import Fault, Path
 from mixcore.config.schema import PluginTable
 from mixcore.discovery.catalogue import installed
-from mixcore.discovery.manager import new_manager, register
+from mixcore.discovery.manager import register_alone
 from mixcore.discovery.select import select_one
 from mixcore.errors import BrokenPluginError
 from mixcore.hooks.calls import PluginCalls
-from mixcore.hooks.roles import ROLES
 
 __all__ = ["lone_plugin"]
 
@@ -19,14 +18,7 @@ def lone_plugin(role: str, table: PluginTable, path: Path) -> tuple[PluginCalls 
     selected, faults = select_one(role, table, path, installed())
     if selected is None:
         return None, faults
-    manager, duty = new_manager(), ROLES[role].duty
     try:
-        register(manager, selected.plugin, f"{role}.{table.name}", selected.label)
-        calls = PluginCalls(manager, selected.plugin, table.name, selected.label)
-        if duty is not None and not calls.has(duty):
-            raise BrokenPluginError(
-                f"{selected.label} has role {role} but does not implement {duty}; see docs/hooks.md"
-            )
+        return register_alone(selected.plugin, table.name, selected.label).calls, []
     except BrokenPluginError as error:
         return None, [Fault(path, str(error), error)]
-    return calls, []
