@@ -132,7 +132,7 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["resident", "one_by_one"])
-@pytest.mark.parametrize("trials", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
 def test_no_signal_drops_an_image(way, trials, images):
     """Signals at random instants of decoding with on_corrupt = "skip": the run stops or has every image."""
     done = subprocess.run(

@@ -78,14 +78,14 @@ def test_a_claim_is_reproduced_stopped_and_continued(
 
 def _stop_after(monkeypatch: pytest.MonkeyPatch, folder: Path, epoch: int) -> None:
     """Let a scheduler's signal arrive when the run in `folder` has finished that epoch."""
-    kept = run_module._Run._keep_best
+    kept = run_module._Run._keep_weights
 
     def keep_best(self: Any, record: dict[str, Any]) -> None:
         kept(self, record)
         if self.folder.path == folder and record["epoch"] == epoch:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(run_module._Run, "_keep_best", keep_best)
+    monkeypatch.setattr(run_module._Run, "_keep_weights", keep_best)
 
 
 def test_claims_and_report_tell_what_was_found(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
