@@ -18,7 +18,7 @@ __all__ = ["command"]
     type=click.Choice(list(TEMPLATE_ROLES)),
     default="mix",
     show_default=True,
-    help=f"What it is: {', '.join(f'{name} for a {role.title}' for name, role in TEMPLATE_ROLES.items())}.",
+    help=f"What it is: {', '.join(f'{name} for {role.plural}' for name, role in TEMPLATE_ROLES.items())}.",
 )
 @click.option(
     "--dir",
