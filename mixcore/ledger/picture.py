@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from mixcore.ledger.claims import Claim
 from mixcore.ledger.status import Standing, Status
+from mixcore.pictures.figure import INSTALL, figure_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["draw", "picture_advice"]
 
@@ -26,25 +27,19 @@ _SETTINGS: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right":
 
 def picture_advice() -> str:
     """What to type for a picture; empty where matplotlib is installed."""
-    return "" if find_spec("matplotlib") else 'for a picture: pip install "mixcore[plots]"'
+    return "" if find_spec("matplotlib") else f"for a picture: {INSTALL}"
 
 
 def draw(tried: Sequence[tuple[Claim, Standing]]) -> bytes:
     """A PNG with a line per claim: a diamond at what was claimed, with its tolerance, a dot at the mean of the runs."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(10, 1.4 + 0.32 * len(tried)), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
+    def fill(figure: Figure) -> None:
         axes = figure.add_subplot()
         for place, (claim, standing) in enumerate(tried):
             _line(axes, place, claim, standing)
         _label(axes, tried)
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-    return content.getvalue()
+
+    return figure_png(fill, size=(10, 1.4 + 0.32 * len(tried)), dpi=150, settings=_SETTINGS)
 
 
 def _line(axes: Axes, place: int, claim: Claim, standing: Standing) -> None:

@@ -13,6 +13,7 @@ import attrs
 
 from mixcore.errors import ConfigError
 from mixcore.files import replace_file
+from mixcore.pictures.figure import INSTALL, figure_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,21 +47,12 @@ def write_plot(table: Table, draw: Callable[[Figure, Table], None], path: Path) 
     ConfigError with the line to type where matplotlib is not installed, StorageError where the disk refuses.
     """
     if find_spec("matplotlib") is None:
-        raise ConfigError('plots need matplotlib; type: pip install "mixcore[plots]"')
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = io.BytesIO()
-    with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=SIZE, dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(figure, table)
-        figure.savefig(picture, format="png")
+        raise ConfigError(f"plots need matplotlib; type: {INSTALL}")
+    picture = figure_png(lambda figure: draw(figure, table), size=SIZE, dpi=120, settings=SETTINGS)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([table.columns, *table.rows])
     numbers = path.with_suffix(".csv")
-    replace_file(path, lambda file: file.write(picture.getvalue()))
+    replace_file(path, lambda file: file.write(picture))
     replace_file(numbers, lambda file: file.write(text.getvalue().encode()))
     return [path, numbers]
