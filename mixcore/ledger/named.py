@@ -14,7 +14,7 @@ from mixcore.errors import ConfigError
 from mixcore.ledger.benchmarks import experiment
 from mixcore.run.resolve import Loaded, load_layers, read_config
 
-__all__ = ["Found", "find_configuration"]
+__all__ = ["Found", "find_configuration", "names_file"]
 
 
 @attrs.frozen
@@ -33,14 +33,23 @@ class Found:
         return load_layers(self.layers, self.path, self.name)
 
 
+def names_file(name: str | Path, folder: Path = Path()) -> bool:
+    """Whether `name` says a file, relative to `folder`: a path that exists, ends in `.toml` or has a separator in it.
+
+    Anything else is the name of an experiment.
+    """
+    path = Path(name)
+    return (folder / path).exists() or path.suffix == ".toml" or os.sep in str(path)
+
+
 def find_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Found:
     """The configuration that `name` says, with `overrides` (`key.path=value`) on top; no plugin is imported.
 
-    A path that exists, ends in `.toml` or has a separator in it is a file, anything else the name of an experiment.
-    Raises ConfigError where there is no such thing, with the nearest name, or an override has no meaning.
+    What is a file and what a name: `names_file`. Raises ConfigError where there is no such thing, with the nearest
+    name, or an override has no meaning.
     """
     path = Path(name)
-    if path.exists() or path.suffix == ".toml" or os.sep in str(path):
+    if names_file(path):
         return Found(path, path.stem, tuple(read_config(path, overrides)))
     try:
         found = experiment(str(name))

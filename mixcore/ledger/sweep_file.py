@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from mixcore.config.layers import Layer, Setting, key_path, merge_layers, read_l
 from mixcore.config.schema import PluginTable
 from mixcore.config.structure import structure
 from mixcore.config.tables import plugin_table, read_tree
+from mixcore.errors import ConfigError
 from mixcore.hooks.roles import ROLES
+from mixcore.ledger.benchmarks import experiment
+from mixcore.ledger.named import names_file
 
 __all__ = ["ALL", "MIXER", "SweepFile", "read_sweep"]
 
@@ -30,7 +33,7 @@ class _Tables:
     """The keys of a sweep file."""
 
     base: str
-    """Configuration that all runs start from, relative to the sweep file."""
+    """What all runs start from: a configuration, relative to the sweep file, or the name of an experiment."""
     dir: str | None = None
     """Folder of the run folders, from the working directory; absent: runs/<name of the sweep file>."""
     seeds: tuple[int, ...] = (0,)
@@ -50,6 +53,7 @@ class SweepFile:
     path: Path
     dir: Path
     base: Path
+    """File of the configuration that all runs start from, or the experiment's whole name."""
     layers: tuple[Layer, ...]
     """Of the base configuration."""
     seeds: tuple[int, ...]
@@ -77,9 +81,8 @@ def read_sweep(path: Path) -> SweepFile:
     faults += own
     if tables is None:
         raise_faults(faults, str(path), merged.place)
-    base = path.parent / tables.base
     unreadable: list[Fault] = []
-    base_layers = read_layers(base, unreadable)
+    base, base_layers = _base(tables.base, path.parent, unreadable)
     grid, common = _grid(tables.grid, faults), _common(tables.set, merged)
     faults += _seed_faults(tables.seeds)
     faults += _key_faults(grid, common)
@@ -101,6 +104,18 @@ def read_sweep(path: Path) -> SweepFile:
         launcher=launcher,
         layer=merged,
     )
+
+
+def _base(name: str, folder: Path, faults: list[Fault]) -> tuple[Path, Sequence[Layer]]:
+    """What messages call the base, and its layers."""
+    if names_file(name, folder):
+        return folder / name, read_layers(folder / name, faults)
+    try:
+        found = experiment(name)
+    except ConfigError as error:
+        faults.append(Fault((), f"there is no such file, and no such experiment either: {error}"))
+        return Path(name), ()
+    return Path(found.id), found.layers
 
 
 def _launcher(table: Mapping[str, Any] | None) -> tuple[PluginTable | None, list[Fault]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mixcore.ledger.benchmarks import experiment
 from mixcore.ledger.sweep_file import ALL, read_sweep
 from mixcore.testing import code_blocks
 
@@ -19,6 +20,16 @@ def test_benchmarks(path: Path) -> None:
     assert sweep.seeds == (0, 1, 2)
     assert sweep.dir == Path("runs/sweeps", path.stem)
     assert sweep.base.resolve() == ROOT / "benchmarks" / "ten_classes.toml"
+
+
+def test_an_experiment_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text('base = "cifar100.resnet18.cutmix"\n[grid]\n"mix.alpha" = [0.2, 1.0]\n')
+    sweep = read_sweep(path)
+    assert sweep.base == Path("cifar100.resnet18.cutmix.ep200")
+    assert sweep.layers == tuple(experiment("cifar100.resnet18.cutmix.ep200").layers)
+    (tmp_path / "cifar100.resnet18.cutmix").write_text("seed = 7\n")  # a file beside the sweep file comes first
+    assert read_sweep(path).base == tmp_path / "cifar100.resnet18.cutmix"
 
 
 def test_the_example_of_the_page(tmp_path: Path) -> None:

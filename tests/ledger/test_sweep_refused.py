@@ -46,6 +46,13 @@ def test_every_fault_of_the_file_at_once(refused: Refused) -> None:
     assert 'sweep.toml:9: set.run.dir: the key "dir" of the sweep file says this' in message
 
 
+def test_a_base_that_is_neither_file_nor_experiment(refused: Refused) -> None:
+    message = refused('base = "cifar100.resnet18.cutmixx"\n[grid]\n"mix.alpah" = [1.0]\n"shedule.epochs" = [1]\n')
+    assert "sweep.toml:1: base: there is no such file, and no such experiment either: " in message
+    assert 'did you mean "cutmix"?' in message
+    assert "sweep.toml:4: grid.shedule.epochs: unknown key" in message
+
+
 def test_every_fault_of_the_runs_at_once_and_each_once(refused: Refused) -> None:
     message = refused(
         'base = "toy.toml"\nseeds = [0, 1]\n[grid]\n"data.batch_size" = [8, 27]\n"mix.name" = ["none", "toy_mx"]\n'
