@@ -125,23 +125,25 @@ def _killed_once(after: float) -> None:
     process.join()
 
 
-def test_a_sweep_killed_again_and_again_does_nothing_twice(sweep: Write) -> None:
+@pytest.mark.parametrize("seeds", [2, pytest.param(15, marks=pytest.mark.slow)])
+def test_a_sweep_killed_ten_times_does_nothing_twice(sweep: Write, seeds: int) -> None:
+    names = [f"optimizer.lr={lr}-seed={seed}" for lr in (0.05, 0.1) for seed in range(seeds)]
     began = time.monotonic()
-    assert main(["sweep", str(sweep('"mix.pause" = 0.03'))]) == 0
+    text = SWEEP.replace("[0, 1]", str(list(range(seeds))))
+    assert main(["sweep", str(sweep('"mix.pause" = 0.03', text=text))]) == 0
     whole, lasted = summary(), time.monotonic() - began
-    numbers = {name: Path("runs/toy", name, "metrics.jsonl").read_bytes() for name in NAMES}
+    assert [row["name"] for row in whole["runs"]] == names
+    numbers = {name: Path("runs/toy", name, "metrics.jsonl").read_bytes() for name in names}
     shutil.rmtree("runs")
     draw, done = random.Random(5), 0
-    for _ in range(30):
-        _killed_once(draw.uniform(0.1, 0.6) * lasted)
-        finished = sum(Path("runs/toy", name, "summary.json").exists() for name in NAMES)
+    for _ in range(10):
+        _killed_once(draw.uniform(0.02, 0.15) * lasted)
+        finished = sum(Path("runs/toy", name, "summary.json").exists() for name in names)
         assert finished >= done
         done = finished
-        if done == len(NAMES):
-            break
     assert main(["sweep", "sweep.toml"]) == 0
     assert summary() == whole
-    for name in NAMES:
+    for name in names:
         assert Path("runs/toy", name, "metrics.jsonl").read_bytes() == numbers[name]
         # each run says at its end that it is done; a second start of a finished run would say so too
         log = Path("runs/toy", name, "output.log").read_text()
