@@ -1,12 +1,15 @@
 """Writes configs/README.md, the table of configurations and published experiments: `python docs/build_configs.py`.
 
 Examples are the files in configs/, benchmarks those that the installed distributions ship; what was measured comes from
-the rows in evidence/, which `mixcore reproduce` writes.
+the rows in evidence/, which `mixcore reproduce` writes, and from sweeps in benchmarks/sweeps: copies of
+the summary.json that `mixcore sweep` wrote, each beside the sweep's file and under its name.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from mixcore.ledger.benchmarks import Benchmark, benchmark, benchmarks
 from mixcore.ledger.claims import load_claims
 from mixcore.ledger.compare import compare
 from mixcore.ledger.evidence import read_evidence
+from mixcore.ledger.sweep_summary import markdown
 from mixcore.run.resolve import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 PAGE = CONFIGS / "README.md"
 EVIDENCE = ROOT / "evidence"
+SWEEPS = ROOT / "benchmarks" / "sweeps"
 NONE = "none"
 INTRODUCTION = """# Configurations
 
@@ -50,6 +55,11 @@ MEASURED = """## Measured
 
 Rows of [evidence](../evidence) beside what was published, top-1 accuracy in percent; `mixcore report` has the details.
 """
+REDUCED = """## Reduced benchmarks
+
+Sweeps of [benchmarks/sweeps](../benchmarks/sweeps) that two CPU cores finish in hours. Each says how much smaller it is
+than what was published: its numbers compare methods under that budget, and nothing else.
+"""
 
 
 def page() -> str:
@@ -58,7 +68,7 @@ def page() -> str:
     heads = ("benchmark", "name", "data", "backbones", "epochs", "protocol", "needs", "command")
     parts += ["", BENCHMARKS, *_table(heads, map(benchmark_cells, _all())), "", "Methods of each:", ""]
     parts += [f"- `{found.name}`: {_methods(found)}" for found in _all()]
-    return "\n".join([*parts, "", MEASURED, *measured(), ""])
+    return "\n".join([*parts, "", MEASURED, *measured(), "", REDUCED, *swept()])
 
 
 def _all() -> list[Benchmark]:
@@ -140,6 +150,20 @@ def measured() -> list[str]:
         for claim, one in tried
     )
     return list(_table(heads, cells))
+
+
+def swept() -> Iterator[str]:
+    """Each sweep that was carried out: what it is, the commands and its table."""
+    for path in sorted(SWEEPS.glob("*.json")):
+        file = path.with_suffix(".toml")
+        yield f"### [{file.name}](../{file.relative_to(ROOT).as_posix()})\n\n{_comment(file)}\n\n{_commands(file)}\n"
+        yield markdown(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _commands(path: Path) -> str:
+    """What to type, from the comment at the top of a file."""
+    comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return "\n".join(["```", *(line.removeprefix("#   ") for line in comment if line.startswith("#   ")), "```"])
 
 
 def _command(claim: str) -> str:

@@ -87,8 +87,8 @@ class SweepFolder:
         summary = summarise_sweep(state)
         text = json.dumps(summary, indent=2, allow_nan=False, default=str) + "\n"
         replace_file(self.summary, lambda file: file.write(text.encode()))
-        table = markdown(summary, str(self.path))
-        replace_file(self.table, lambda file: file.write(table.encode()))
+        page = f"# {self.path}\n\n{markdown(summary)}"
+        replace_file(self.table, lambda file: file.write(page.encode()))
         return summary
 
 

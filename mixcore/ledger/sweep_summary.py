@@ -77,10 +77,10 @@ def _seeds(summary: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys(row["seed"] for row in summary["runs"]))
 
 
-def markdown(summary: Mapping[str, Any], title: str) -> str:
-    """The summary as a table, settings in the order of the file, and what does not fit below it."""
+def markdown(summary: Mapping[str, Any]) -> str:
+    """What was measured, a table with the settings in the order of the file, and what does not fit below it."""
     heads, keys = header(summary), len(_keys(summary))
-    lines = [f"# {title}", "", _what(summary), "", _line(heads), _line(["---"] * keys + ["--:"] * (len(heads) - keys))]
+    lines = [_what(summary), "", _line(heads), _line(["---"] * keys + ["--:"] * (len(heads) - keys))]
     lines += [_line([cell.replace("|", "\\|") for cell in table_row(summary, group)]) for group in summary["settings"]]
     if summary["refused"]:
         lines += ["", "Do not fit, and were left out:", ""]
