@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from mixcore.cli.overrides import options_by_name
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -121,21 +122,12 @@ def _told_apart(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def _options(overrides: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Options by analysis, and the overrides of the runs' configurations."""
-    from mixcore.config.faults import Fault, raise_faults
-    from mixcore.config.layers import overrides_layer
     from mixcore.config.schema import RunConfig
 
     tables = {field.name for field in RunConfig.__attrs_attrs__}
     of_runs = [given for given in overrides if given.partition("=")[0].split(".")[0].strip() in tables]
-    faults: list[Fault] = []
-    tree = overrides_layer([given for given in overrides if given not in of_runs], faults).tree
-    for name, value in tree.items():
-        if name not in names or not isinstance(value, dict):
-            told = f"{names[0]}.option=value for an analysis of this command, data.root=elsewhere for the runs"
-            faults.append(Fault((name,), f"expected {told}"))
-    if faults:
-        raise_faults(faults, "--set")
-    return tree, of_runs
+    expected = f"{names[0]}.option=value for an analysis of this command, data.root=elsewhere for the runs"
+    return options_by_name([given for given in overrides if given not in of_runs], names, expected), of_runs
 
 
 def _run_names(folders: Sequence[Path]) -> list[str]:

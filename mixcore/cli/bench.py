@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import attrs
 import click
 
 from mixcore.cli.files import written
+from mixcore.cli.overrides import options_by_name
 from mixcore.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from mixcore.types import Task
 
 __all__ = ["SHAPES", "command"]
-
-MIX = "mix"
-"""The role that is measured."""
-BASELINE = "none"
-"""The mixer that all others are compared with."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +49,13 @@ HEADER = ("mixer", "mix ms", "forwards", "backwards", "peak MiB", "step ms", "re
     show_default=True,
     help="Batch and image size: cifar is 100 of 32 px, imagenet 32 of 224 px. May be given twice.",
 )
+@click.option(
+    "--set",
+    "overrides",
+    metavar="NAME.KEY=VALUE",
+    multiple=True,
+    help="Give a mixer an option, such as cutmix.alpha=0.2, or a table beside it, such as cutmix.labels.name=area.",
+)
 @click.option("--backbone", help="Backbone plugin or timm model, by default cifar_resnet18 or resnet50.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images in the batch, by default the shape's.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
@@ -63,6 +66,7 @@ HEADER = ("mixer", "mix ms", "forwards", "backwards", "peak MiB", "step ms", "re
 def command(
     names: tuple[str, ...],
     shapes: tuple[str, ...],
+    overrides: tuple[str, ...],
     backbone: str | None,
     batch: int | None,
     device: str,
@@ -71,7 +75,7 @@ def command(
     repeats: int,
     file: Path | None,
 ) -> None:
-    """Measure the mixers NAME..., or all that are installed, with their default options.
+    """Measure the mixers NAME..., or all that are installed, with their default options unless --set gives others.
 
     Columns: milliseconds for generating a mix and its label weights; forward and backward passes of networks beyond the
     usual one; most memory that network, optimizer and iteration held; milliseconds of a whole iteration with backward
@@ -82,10 +86,13 @@ def command(
     import torch
 
     from mixcore.errors import ConfigError
+    from mixcore.measure.chosen import mixers_to_measure, select_mixers
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu")
-    selections, unusable = _selections(names)
+    mixers, unusable = mixers_to_measure(names)
+    expected = "NAME.KEY=VALUE, where NAME is a mixer that is measured, such as cutmix.alpha=0.2"
+    selections, unfit = select_mixers(mixers, options_by_name(overrides, [*mixers, *unusable], expected))
     documents = []
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -93,7 +100,7 @@ def command(
         for name in dict.fromkeys(shapes):
             shape = SHAPES[name]
             shape = attrs.evolve(shape, batch=batch or shape.batch, backbone=backbone or shape.backbone)
-            document = _bench(shape, selections, dict(unusable), torch.device(device), precision, repeats)
+            document = _bench(shape, selections, {**unusable, **unfit}, torch.device(device), precision, repeats)
             documents.append(document)
             _print(document)
     finally:
@@ -101,49 +108,6 @@ def command(
     if file is not None:
         with written(file, "name another file with --json"):
             file.write_text(json.dumps({"benchmarks": documents}, indent=2) + "\n", encoding="utf-8")
-
-
-def _selections(names: Iterable[str]) -> tuple[dict[str, Selection], dict[str, str]]:
-    """The plugins of the baseline and of the mixers asked for, and why others cannot be measured."""
-    from mixcore.config.schema import table_class
-    from mixcore.discovery.manager import select_all
-    from mixcore.errors import MixcoreError
-
-    mixers, unusable = _mixers(names)
-    selections = {}
-    for name in mixers:
-        try:
-            selections[name] = select_all({MIX: (table_class(MIX)(name=name),)}, f"[{MIX}] of {name}")
-        except MixcoreError as error:
-            if name == BASELINE:
-                raise
-            unusable[name] = str(error)
-    return selections, unusable
-
-
-def _mixers(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """The baseline and the mixers asked for by name, and why others cannot be measured."""
-    from mixcore.discovery.catalogue import find, installed
-    from mixcore.discovery.load import load
-    from mixcore.errors import ConfigError, PluginError
-    from mixcore.hooks.roles import role_of
-
-    claims = installed()
-    entries = [find(name, claims) for name in names] or [entry for found in claims.values() for entry in found[:1]]
-    mixers, unusable = [BASELINE], {}
-    for entry in entries:
-        try:
-            role = role_of(load(entry))
-        except PluginError as error:
-            if names:
-                raise
-            unusable[entry.name] = str(error)
-            continue
-        if role == MIX:
-            mixers.append(entry.name)
-        elif names:
-            raise ConfigError(f"{entry.label} has role {role}, and bench measures mixers; see mixcore plugins")
-    return list(dict.fromkeys(mixers)), unusable
 
 
 def _bench(
@@ -162,6 +126,7 @@ def _bench(
 
     from mixcore import __version__
     from mixcore.errors import MixcoreError
+    from mixcore.measure.chosen import BASELINE
     from mixcore.measure.cost import cpu_time, measure
     from mixcore.types import Task
 

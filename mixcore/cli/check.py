@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mixcore.children import child_environment, python_module
+from mixcore.children import LAUNCHER, child_environment, python_module
 from mixcore.hooks.roles import ROLES
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _run(task: Mapping[str, Any], seconds: float, limit: float) -> tuple[list[di
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment(),
+                env=child_environment({LAUNCHER: str(os.getpid())}),
                 start_new_session=True,
             )
             try:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mixcore.children import die_with_launcher
 from mixcore.errors import MixcoreError
 from mixcore.testing.checks import checks_of
 from mixcore.testing.harness import Harness, NotApplicableError, Subject
@@ -70,6 +71,7 @@ def _detail(error: Exception) -> str:
 
 def main() -> None:
     """Run the checks of the task on the command line."""
+    die_with_launcher()
     task = json.loads(sys.argv[1])
     with Path(task["results"]).open("a", encoding="utf-8") as results:
 

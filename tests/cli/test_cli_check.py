@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -142,6 +146,30 @@ def test_a_check_without_end_is_a_row(stripes: None, capsys: pytest.CaptureFixtu
     assert states.count("failed") == 1
     details = {row["detail"] for row in rows.values() if row["state"] != "passed"}
     assert details == {"not done when the 20 s for this plugin were over (--limit)"}
+
+
+def _is_running(process: str) -> bool:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status  # a zombie has ended
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process when its parent dies")
+def test_nothing_goes_on_when_it_is_killed(stripes: None) -> None:
+    arguments = ["check", "stripes", "--set", "sleeps=true"]
+    command = multiprocessing.get_context("fork").Process(target=lambda: os._exit(main(arguments)))
+    command.start()
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    while not (begun := children.read_text().split()):
+        time.sleep(0.05)
+    command.kill()
+    command.join()
+    ends = time.monotonic() + 300  # it has to import torch before it can tell the kernel
+    while _is_running(begun[0]):
+        assert time.monotonic() < ends
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,23 @@ def test_bench_lists_what_the_backbone_cannot_serve(install, capsys: pytest.Capt
     assert "attention" in shown
 
 
+def test_bench_with_options_and_tables_beside_the_mixer(capsys: pytest.CaptureFixture[str]) -> None:
+    def passes(*more: str) -> list[str]:
+        assert main(["bench", "puzzlemix", *TINY, *more]) == 0
+        return next(line.split()[2:4] for line in capsys.readouterr().out.splitlines() if line.startswith("puzzlemix"))
+
+    assert passes() == ["+1", "+1"]
+    assert passes("--set", "puzzlemix.saliency=uniform", "--set", "puzzlemix.labels.name=area") == ["+0", "+0"]
+    for wrong, told in {
+        "puzzlemix.saliencyy=1": "saliencyy",
+        "mixup.alpha=1": "mixup: expected NAME.KEY=VALUE",
+        "puzzlemix.labels=3": "expected a table",
+        "puzzlemix.labels.name=areaa": "areaa",
+    }.items():
+        assert main(["bench", "puzzlemix", *TINY, "--set", wrong]) == 2
+        assert told in capsys.readouterr().err
+
+
 def test_bench_refuses_what_is_no_mixer(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert main(["bench", "weights", *TINY]) == 2
     assert "has role labels, and bench measures mixers" in capsys.readouterr().err
