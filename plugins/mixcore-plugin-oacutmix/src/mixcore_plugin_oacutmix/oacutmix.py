@@ -51,10 +51,10 @@ class OACutMix:
         """The mix's sources, each by its object; the mix's own weights without masks, or over constant ones."""
         if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
             return mix.targets(labels)
-        grid = mix.masks.shape[-2:]
+        height, width = mix.masks.shape[-2:]
         objects = batch.maps[MAP].float().mean(1)
-        if objects.shape[-2:] != grid:  # a mask is the same all over a cell, so that the mean of one will do
-            objects = F.adaptive_avg_pool2d(objects, grid)
+        if objects.shape[-2:] != (height, width):  # a mask is the same all over a cell, so that the mean of one will do
+            objects = F.adaptive_avg_pool2d(objects, (height, width))
         with torch.no_grad():
-            masks = mix.masks_on(*grid)
+            masks = mix.masks_on(height, width)
         return mix.targets(labels, object_weights(objects[mix.sources], masks, self.strength))

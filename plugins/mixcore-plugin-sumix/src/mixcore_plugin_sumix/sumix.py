@@ -35,7 +35,7 @@ class SUMix:
     """Weight of the uncertainty's loss; 0: none, and no second head."""
     is_norm: bool = True
     """Read uncertainty from a second head, in training only; false: the network's own logits take its place."""
-    scale: float | None = attrs.field(default=None, validator=optional([ge(0), lt(math.inf)]))
+    scale: float | None = attrs.field(default=None, validator=optional([ge(0.0), lt(math.inf)]))
     """Factor of the semantic terms; absent: the images of a process's batch, with "distance" 1; 0: weights stay."""
     semantic: Semantic = attrs.field(default="signed", validator=in_(("signed", "distance")))
     """What corrects weights: "signed" as the published code, or the "distance" of predictions (experimental)."""
