@@ -260,6 +260,14 @@ def test_mixers_without_masks_and_batches_without_the_map_are_refused(monkeypatc
         step_of()(images, labels)
 
 
+def test_a_mixer_that_moves_the_partner_is_told_of(caplog):
+    step_of("resizemix")
+    assert "oacutmix: resizemix moves or resizes the partner" in caplog.text
+    caplog.clear()
+    step_of("cutmix")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.5])
 def test_options_out_of_range_are_refused(strength):
     with pytest.raises(ValueError, match="strength"):
