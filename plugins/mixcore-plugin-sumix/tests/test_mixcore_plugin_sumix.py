@@ -43,7 +43,7 @@ class TestContractExperimental(PluginContract):
 class TestContractWithoutHead(PluginContract):
     role = "labels"
     plugin = "sumix"
-    options = {"is_norm": False, "scale": 100.0}
+    options = {"is_norm": False, "scale": 10.0}
 
 
 def seeded(seed=0):
@@ -311,6 +311,25 @@ def test_without_the_second_head_the_logits_are_the_uncertainty():
     torch.testing.assert_close(report.losses["sumix/uncertainty"], expected.detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_by_distance_the_nearer_image_weighs_more_and_all_classes_have_the_distance():
+    images, labels = batch()
+    chosen = {"name": "sumix", "semantic": "distance", "reduction": "per_sample", "gama": 1.0, "scale": 5.0}
+    step = step_of(mix=PER_IMAGE, labels=chosen)
+    model, head = copy.deepcopy(step.model), copy.deepcopy(step.get_submodule("parts.sumix.uncertain"))
+    _, report = step(images, labels, iteration=1)
+    sources, weights, classes = report.mix.sources, report.mix.weights, labels[report.mix.sources]
+    alone, mixed = (model.forward_head(model.forward_features(x), pre_logits=True) for x in (images, report.mix.images))
+    apart = 5 * (model.fc(mixed).softmax(1)[:, None] - model.fc(alone).softmax(1)[sources]).norm(dim=2).detach()
+    expected = weights * torch.exp(-apart)
+    torch.testing.assert_close(report.targets.weights, expected / expected.sum(1, keepdim=True))
+    nearer = (report.targets.weights > weights) == (apart < apart.flip(1))
+    assert nearer[weights[:, 0] * weights[:, 1] > 0].all()
+    u, u_mixed = (nn.functional.normalize(head(x).softmax(1)) for x in (alone, mixed))
+    pseudo = torch.exp(-(u[sources] + u_mixed[:, None] + apart[:, :, None]))
+    each = -pseudo.log_softmax(2).gather(2, classes[:, :, None])[:, :, 0]
+    torch.testing.assert_close(report.losses["sumix/uncertainty"], (weights * each).sum(1).mean().detach())
+
+
 def test_two_forwards_in_train_mode_and_nothing_of_it_when_scoring():
     model = network()
     parameters, names = sum(p.numel() for p in model.parameters()), list(model.state_dict())
@@ -381,14 +400,33 @@ def test_the_log_tells_how_far_weights_were_moved():
     assert moved > 1e-3
 
 
+def test_a_large_factor_leaves_the_second_head_next_to_nothing():
+    """As the page says: A is about scale / sqrt(classes), and the pseudo-logits, with their gradients, exp(-A) of 1."""
+    images, labels = batch()
+    found = {}
+    for scale in (0.0, 20.0):
+        step = step_of(mix=PER_IMAGE, labels={"name": "sumix", "scale": scale})
+        step(images, labels, iteration=1)[0].backward()
+        found[scale] = step.get_submodule("parts.sumix.uncertain").weight.grad.norm()
+    assert 0.1 < -(found[20.0] / found[0.0]).log() / (20 / math.sqrt(CLASSES)) < 1.5
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def nothing_surveyed(monkeypatch):
+    """Refusals leave out the plugins that would do, for whose names all that is installed is imported."""
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 0)
+
+
+@pytest.mark.usefixtures("nothing_surveyed")
 def test_labels_that_are_no_classes_are_refused():
     with pytest.raises(ConfigError, match=r"sumix.* takes labels of kind class, and this task has soft labels"):
         step_of(label_kind="soft")
 
 
+@pytest.mark.usefixtures("nothing_surveyed")
 def test_networks_whose_head_is_not_apart_are_refused_unless_logits_will_do():
     plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * math.prod(SIZE), CLASSES))
     with pytest.raises(ConfigError, match=r"sumix.* needs head of the backbone"):

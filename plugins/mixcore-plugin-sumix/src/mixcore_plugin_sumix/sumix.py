@@ -98,7 +98,7 @@ class SUMix:
 
     def _terms(self, mix: Mix, classes: Tensor, output: ForwardOutput, clean: ForwardOutput) -> Tensor:
         """The scaled semantic terms A [M,S,K], without a graph; a distance is the same for all classes."""
-        mixed, alone = output.logits.detach(), clean.logits.detach()[mix.sources]
+        mixed, alone = output.logits, clean.logits[mix.sources]
         if self.semantic == "distance":
             apart = distances(mixed, alone)[:, :, None].expand_as(alone)
             return apart if self.scale is None else self.scale * apart
