@@ -124,7 +124,7 @@ def test_every_mixer_minds_no_defaults(
 
 
 @pytest.mark.parametrize("loss", ["bce", "bce_softmax", "decouplemix", "decouplemix_bce"])
-@pytest.mark.parametrize("labels", ["weights", "area"])
+@pytest.mark.parametrize("labels", ["weights", "area", "sumix"])
 def test_every_loss_and_label_policy_minds_no_defaults(loss: str, labels: str) -> None:
     images, classes = batch()
 

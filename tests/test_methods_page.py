@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from mixcore.testing import companions
+
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "build_methods.py")))
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -43,8 +45,9 @@ def train_or_be_refused(**chosen: Mapping[str, Any]) -> bool:
     step = METHODS.trial_step(**chosen)
     before = [parameter.detach().clone() for parameter in step.model.parameters()]
     optimizer = torch.optim.SGD(step.param_groups(), lr=0.05)
+    images, labels = METHODS.trial_batch()
     for iteration in range(STEPS):
-        loss, _ = step(*METHODS.trial_batch(), iteration=iteration)
+        loss, _ = step(images, labels, iteration=iteration, **companions(step, images))
         assert loss.isfinite(), chosen
         optimizer.zero_grad()
         loss.backward()

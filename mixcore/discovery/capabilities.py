@@ -87,12 +87,28 @@ def check_maps(plugins: Plugins, given: Collection[str]) -> None:
     _refuse(
         [
             f"{calls.label} reads the map{'' if len(missing) == 1 else 's'} {', '.join(missing)}, and {data} gives "
-            f"{there}; set the options of [data] that give it, name a [data] whose training set has it (Resident.maps, "
-            f"or a data set of triples (image, label, maps)), or take another plugin in place of {calls.name}"
+            f"{there}; {_giving(plugins.data, missing)}, or take another plugin in place of {calls.name}"
             for calls, own in _declarations(plugins)
             if (missing := [name for name in own.maps if name not in given])
         ]
     )
+
+
+def _giving(data: PluginCalls | None, missing: Sequence[str]) -> str:
+    """What to set for the data to give these maps, or which data gives them."""
+    setting = "" if data is None else declared(data.plugin, data.label).gives_maps
+    if setting:
+        return f"set {_settings(setting, missing)} in [data]"
+    others = ((name, own.gives_maps) for name, own in installed_plugins("data"))
+    named = _installed(f"{name} by {_settings(setting, missing)}" for name, setting in others if setting)
+    return (
+        f"name a [data] that gives it{named}, or one of your own whose training set has it (Resident.maps, or a data "
+        "set of triples (image, label, maps))"
+    )
+
+
+def _settings(setting: str, names: Sequence[str]) -> str:
+    return " and ".join(setting.replace("{name}", name) for name in names)
 
 
 @functools.lru_cache(maxsize=64)  # asked in every iteration, where reading declarations costs as much as a map

@@ -18,7 +18,8 @@ __all__ = ["DECLARATIONS", "LABEL_KINDS", "NETWORK_NEEDS", "Declared", "declared
 
 DECLARATIONS = (
     *("role", "spec_version", "needs", "provides", "accepts", "stages"),
-    *("find_unused_parameters", "suggests", "contract", "augmentations", "maps", "reads_partner_pixels"),
+    *("find_unused_parameters", "suggests", "contract", "augmentations", "maps", "gives_maps"),
+    "reads_partner_pixels",
 )
 """Class attributes that mixcore reads."""
 NEAR = 0.8
@@ -53,6 +54,8 @@ class Declared:
     """Further augmentations of the batch that it wants."""
     maps: tuple[str, ...] = ()
     """Names of the batch's maps that it reads."""
+    gives_maps: str = ""
+    """Of a data set: the setting by which it gives a map, whose name stands as `{name}`; empty where it has none."""
     reads_partner_pixels: bool = False
     """Whether it looks at the partner, in a map of it, where a mask shows it."""
 
@@ -84,6 +87,7 @@ def declared(plugin: Any, label: str) -> Declared:
         suggests=dict(suggests),
         augmentations=_augmentations(plugin, label),
         maps=_maps(plugin, label),
+        gives_maps=_gives_maps(plugin, label),
         reads_partner_pixels=_flag(plugin, "reads_partner_pixels", label),
     )
 
@@ -103,6 +107,16 @@ def _maps(plugin: Any, label: str) -> tuple[str, ...]:
     if not isinstance(names, tuple | list | frozenset | set) or not all(isinstance(name, str) for name in names):
         raise BrokenPluginError(f'{label}: maps is {names!r}, expected the names of maps, such as ("objects",)')
     return tuple(dict.fromkeys(names))
+
+
+def _gives_maps(plugin: Any, label: str) -> str:
+    found = _read(plugin, "gives_maps", "", label)
+    if not isinstance(found, str) or (found and "{name}" not in found):
+        raise BrokenPluginError(
+            f"{label}: gives_maps is {found!r}, expected the setting by which it gives a map, whose name is written "
+            "{name}, such as 'map_folders = { {name} = \"FOLDER\" }'"
+        )
+    return found
 
 
 def _flag(plugin: Any, attribute: str, label: str) -> bool:

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from attrs.validators import in_
+from attrs.validators import in_, min_len, optional
 from torch import Tensor
 
 from mixcore.api import Data, PaddingMode, all_positive, hookimpl
@@ -39,6 +39,7 @@ class Digits(ResidentOptions):
     """
 
     role = "data"
+    gives_maps = 'object_map = "{name}"'
 
     size: int = attrs.field(default=32, validator=between(8, MOST_SIDE))
     """Height and width in pixels, enlarged from 8 bilinearly; from 8 to 8192."""
@@ -54,6 +55,8 @@ class Digits(ResidentOptions):
     """Subtracted from pixels in [0,1]; one number stands for all channels."""
     std: tuple[float, ...] = attrs.field(default=(0.324,), validator=all_positive)
     """Pixels are divided by this after the mean is subtracted; above 0."""
+    object_map: str | None = attrs.field(default=None, validator=optional(min_len(1)))
+    """Name of a map to give, such as "object": the ink of each training image; absent: none."""
 
     @hookimpl
     def build_data(self) -> Data:
@@ -63,11 +66,13 @@ class Digits(ResidentOptions):
         check_memory("data.size and data.channels", len(cells) * self.channels * self.size**2)
         images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
         held_back = held_back_rows(labels)
+        training = images[~held_back]
         return self.resident_data(
-            (images[~held_back], labels[~held_back]),
+            (training, labels[~held_back]),
             (images[held_back], labels[held_back]),
             num_classes=10,
             class_names="0123456789",
+            maps={self.object_map: training[:, :1]} if self.object_map else None,
         )
 
 

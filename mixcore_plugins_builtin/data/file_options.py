@@ -73,6 +73,8 @@ class FileOptions:
     evaluation set "train", which are the training images again.
     """
 
+    gives_maps = 'map_folders = { {name} = "FOLDER" }'
+
     size: int = attrs.field(default=224, validator=between(1, MOST_SIDE))
     """Height and width of training images in pixels, at most 8192."""
     test_size: int | None = attrs.field(default=None, validator=optional(between(1, MOST_SIDE)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,11 +135,12 @@ class ResidentOptions:
         validation: tuple[Tensor, Tensor],
         num_classes: int,
         class_names: Sequence[str] | None = None,
+        maps: Mapping[str, Tensor] | None = None,
     ) -> Data:
         """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n]. ConfigError where options do not fit.
 
         `class_names` are left out where they are not as many as the classes. The training images, not augmented, are
-        the evaluation set "train".
+        the evaluation set "train". `maps` uint8 [n,c,H,W] are those of the training images.
         """
         channels, height, width = train[0].shape[1:]
         if self.crop_padding >= min(height, width):
@@ -158,7 +159,10 @@ class ResidentOptions:
         augment = CropFlip(padding=self.crop_padding, mode=self.padding_mode, flip=self.flip)
         return Data(
             train=Resident(
-                images=train[0], labels=train[1], augment=augment if self.crop_padding or self.flip else None
+                images=train[0],
+                labels=train[1],
+                augment=augment if self.crop_padding or self.flip else None,
+                maps=maps or {},
             ),
             validation=Resident(images=validation[0], labels=validation[1]),
             task=task,

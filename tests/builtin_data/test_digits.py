@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mixcore.api import ConfigError
+from mixcore.testing import PluginContract
 from mixcore_plugins_builtin.data import options
 from mixcore_plugins_builtin.data.digits import Digits, enlarge
 
@@ -108,3 +109,18 @@ def test_the_training_images_are_an_evaluation_set_too_and_classes_have_names():
     assert again.images is data.train.images, "kept once"
     assert torch.equal(again.labels, data.train.labels)
     assert data.task.class_names == tuple("0123456789")
+
+
+def test_the_ink_is_a_map_where_it_is_asked_for():
+    assert not Digits().build_data().train.maps
+    data = Digits(channels=3, object_map="object").build_data()
+    assert torch.equal(data.train.maps["object"], data.train.images[:, :1])
+    assert not data.validation.maps
+    with pytest.raises(ValueError, match="object_map"):
+        Digits(object_map="")
+
+
+class TestContractOfItsInk(PluginContract):
+    role = "data"
+    plugin = "digits"
+    options = {"object_map": "object"}

@@ -99,6 +99,7 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "supermix", "teacher": tiny_network({"stages"}, 5, SIZE, 3)}, {}),
     ("saliencygrafting", {}),
     ("cutmix", {"labels": "saliencygrafting_labels"}),
+    ("cutmix", {"labels": "sumix"}),
     ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
 )
 
