@@ -192,11 +192,12 @@ def looking_vit(size=(16, 24)):
     return model
 
 
-def step_of(model=None, size=(16, 24), switch_prob=1.0, group_size=None, **options):
+def step_of(model=None, size=(16, 24), switch_prob=1.0, group_size=None, label_kind="class", **options):
     model = looking_vit(size) if model is None else model
     mix = {"name": "smmix", "switch_prob": switch_prob, **({"group_size": group_size} if group_size else {})}
     loss = {"name": "soft_cross_entropy", "smoothing": 0.1}
-    return create_step(model, mix={**mix, **options}, loss=loss, num_classes=5, iterations=50, image_size=size, seed=3)
+    told = {"num_classes": 5, "iterations": 50, "image_size": size, "label_kind": label_kind}
+    return create_step(model, mix={**mix, **options}, loss=loss, seed=3, **told)
 
 
 def smoothed(labels):
@@ -394,7 +395,7 @@ def test_soft_labels_are_blended_alike():
     images, labels = batch()
     model = looking_vit()
     hard, _ = step_of(model)(images, labels, iteration=1)
-    soft, _ = step_of(model)(images, F.one_hot(labels, 5).float(), iteration=1)
+    soft, _ = step_of(model, label_kind="soft")(images, F.one_hot(labels, 5).float(), iteration=1)
     torch.testing.assert_close(hard, soft)
 
 
