@@ -349,7 +349,7 @@ def test_a_network_whose_first_blocks_cannot_be_read_is_refused():
 
 
 def test_a_network_without_attention_is_refused_and_trains_by_area():
-    with pytest.raises(ConfigError, match="tla_labels .* needs attention of the backbone") as caught:
+    with pytest.raises(ConfigError, match=r"tla_labels .* needs attention of the backbone") as caught:
         made(TinyConvNet(5))
     assert "weights" in str(caught.value)
     report = mixed(made(TinyConvNet(5), labels="weights"))

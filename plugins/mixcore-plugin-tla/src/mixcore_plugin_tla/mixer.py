@@ -46,7 +46,10 @@ def grid_by(patch: int, side: int) -> int:
 
 
 def on_pixels(box: Box, grid: tuple[int, int], height: int, width: int) -> Box:
-    """A box of tokens in pixels; where the grid does not divide the image some tokens are a pixel larger than others."""
+    """A box of tokens in pixels.
+
+    Where the grid does not divide the image, some tokens are a pixel larger than others, as in `cells_to_pixels`.
+    """
     (rows, columns), (top, bottom, left, right) = grid, box
     return Box(
         -(-top * height // rows), -(-bottom * height // rows), -(-left * width // columns), -(-right * width // columns)
