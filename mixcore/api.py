@@ -11,6 +11,7 @@ from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueErro
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
+from mixcore.evidence.sources import LAST_STAGE, attention_of, energy_of
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.job import RunJob
@@ -18,14 +19,15 @@ from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count, classifiers
 from mixcore.networks.interface import logits_of
-from mixcore.networks.layout import as_map, grid_of, is_channels_last, prefix_tokens
+from mixcore.networks.layout import as_map, grid_of, is_channels_last, patch_side, prefix_tokens
 from mixcore.networks.network import capabilities
-from mixcore.networks.positions import position_logits
+from mixcore.networks.positions import head_of_positions, position_logits
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.networks.stages import stage_names
 from mixcore.networks.teacher import load_teacher
 from mixcore.networks.weights import load_weights, mismatches, read_weights, refuse_weight_options
 from mixcore.networks.windows import WindowAttention
+from mixcore.ops.attended import attended_weights
 from mixcore.ops.augment import CropFlip, PaddingMode, crop_flip
 from mixcore.ops.blocks import block_shares, cells_to_pixels, combine_blocks
 from mixcore.ops.boxes import (
@@ -81,6 +83,7 @@ from mixcore.types import (
 )
 
 __all__ = [
+    "LAST_STAGE",
     "PLACE",
     "SALIENCY",
     "SPEC_VERSION",
@@ -116,6 +119,8 @@ __all__ = [
     "as_backbone",
     "as_map",
     "as_saliency",
+    "attended_weights",
+    "attention_of",
     "autocast_off",
     "beta",
     "beta_per_sample",
@@ -144,10 +149,12 @@ __all__ = [
     "dirichlet",
     "draw_partners",
     "early_stages",
+    "energy_of",
     "fine_grained",
     "grey",
     "grid_of",
     "happens",
+    "head_of_positions",
     "head_width",
     "hookimpl",
     "is_channels_last",
@@ -161,6 +168,7 @@ __all__ = [
     "paste_box",
     "paste_boxes",
     "pasted",
+    "patch_side",
     "permute_features",
     "position_logits",
     "prefix_tokens",

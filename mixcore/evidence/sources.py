@@ -1,4 +1,4 @@
-"""Saliency maps [N,h,w] float32 >= 0 without a graph, each from one look at a network, in its present mode."""
+"""Saliency maps [N,h,w] float32 >= 0 without a graph, from one look at a network or from a forward that was made."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from torch import Tensor
 
 from mixcore.networks.layout import grid_of
 from mixcore.networks.network import Network
-from mixcore.types import Stage
+from mixcore.types import ForwardOutput, Stage
 
-__all__ = ["LAST_STAGE", "attention_map", "energy", "gradient_magnitude", "uniform"]
+__all__ = ["LAST_STAGE", "attention_map", "attention_of", "energy", "energy_of", "gradient_magnitude", "uniform"]
 
 LAST_STAGE: Stage = -1
+"""The last map that the network lists, before the final norm: after it the energy is the same everywhere."""
 
 
 def gradient_magnitude(gradient: Tensor) -> Tensor:
@@ -21,16 +22,33 @@ def gradient_magnitude(gradient: Tensor) -> Tensor:
 
 @torch.no_grad()
 def energy(network: Network, images: Tensor) -> Tensor:
-    """Energy sum_c f² at each position of the last stage f, before the final norm."""
-    features = network.forward(images, stages=(LAST_STAGE,)).stages[LAST_STAGE]
-    return features.float().square().sum(1)
+    """:func:`energy_of` one forward of the images."""
+    return energy_of(network.forward(images, stages=(LAST_STAGE,)))
+
+
+def energy_of(output: ForwardOutput) -> Tensor:
+    """Energy sum_c f² at each position of the last stage f [M,C,h,w], before the final norm: [M,h,w].
+
+    Of a plugin that declares `stages = (LAST_STAGE,)`.
+    """
+    return output.stages[LAST_STAGE].detach().float().square().sum(1)
 
 
 @torch.no_grad()
 def attention_map(network: Network, images: Tensor) -> Tensor:
-    """Attention of the last block: the class token's row or, where there is none, what each patch receives."""
-    weights = network.forward(images, attention=True).attention[-1].on_patches()
-    return weights.unflatten(1, grid_of(weights.shape[1], *images.shape[-2:]))
+    """:func:`attention_of` one forward of the images."""
+    return attention_of(network.forward(images, attention=True), *images.shape[-2:])
+
+
+def attention_of(output: ForwardOutput, height: int, width: int, *, received: bool = False) -> Tensor:
+    """Attention of the last block for images of `height` x `width` pixels, on the grid of patches: [M,h,w].
+
+    The class token's row or, where there is none or `received` asks for it, what each patch receives from all patches.
+    Of a plugin that needs attention.
+    """
+    last = output.attention[-1]
+    weights = last.received() if received else last.on_patches()
+    return weights.unflatten(1, grid_of(weights.shape[1], height, width))
 
 
 def uniform(images: Tensor) -> Tensor:

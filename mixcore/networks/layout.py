@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
 
-__all__ = ["FLATTEN", "as_map", "as_tokens", "grid_of", "is_channels_last", "prefix_tokens"]
+__all__ = ["FLATTEN", "as_map", "as_tokens", "grid_of", "is_channels_last", "patch_side", "prefix_tokens"]
 
 FLATTEN = "flatten"
 """The `global_pool` of a head that reads all positions in a row, each with weights of its own: timm has none such."""
@@ -15,6 +15,18 @@ FLATTEN = "flatten"
 def prefix_tokens(model: nn.Module) -> int:
     """P: class, distillation and register tokens that stand before the patch tokens; 0 where there are none."""
     return int(getattr(model, "num_prefix_tokens", 0) or 0)
+
+
+def patch_side(model: nn.Module) -> int | None:
+    """Side in pixels of the patches that a network keeps from its first stage to its last, as ViT and DeiT do.
+
+    None for one whose maps shrink from stage to stage, and for one that does not say (`feature_info`).
+    """
+    stages = getattr(model, "feature_info", None) or ()
+    entries = stages.get_dicts() if hasattr(stages, "get_dicts") else stages
+    sides = {entry.get("reduction") if isinstance(entry, dict) else None for entry in entries}
+    side = sides.pop() if len(sides) == 1 else None
+    return side if isinstance(side, int) else None
 
 
 def grid_of(tokens: int, height: int, width: int) -> tuple[int, int]:

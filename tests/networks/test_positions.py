@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from mixcore.networks.layout import as_map
-from mixcore.networks.positions import position_logits
+from mixcore.networks.layout import as_map, as_tokens
+from mixcore.networks.positions import head_of_positions, position_logits
 
 NETWORKS = {
     "resnet10t": {},
@@ -48,3 +48,21 @@ def test_without_a_norm_in_the_head_the_mean_is_the_logit() -> None:
     with torch.no_grad():
         found = position_logits(model, model.forward_features(images), 96, 64)
         torch.testing.assert_close(found.mean((2, 3)), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_mean_of_positions_through_the_head_and_to_the_classifier(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **NETWORKS[name]).eval()
+    with torch.no_grad():
+        features = model.forward_features(torch.randn(3, 3, 64, 64))
+        means = as_tokens(model, features).mean(1)
+        found = head_of_positions(model, features, means)
+        assert found.shape == (3, 5)
+        inputs = head_of_positions(model, features, means, pre_logits=True)
+        classifiers = model.get_classifier()
+        classifiers = classifiers if isinstance(classifiers, tuple) else (classifiers,)
+        by_hand = sum(classifier(inputs) for classifier in classifiers) / len(classifiers)
+        torch.testing.assert_close(found, by_hand, atol=1e-5, rtol=1e-5)
+        if getattr(model, "global_pool", "") == "avg":  # its own logits are of the mean of all positions
+            torch.testing.assert_close(found, model.forward_head(features), atol=1e-5, rtol=1e-5)

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from mixcore.errors import ConfigError
+from mixcore.networks.layout import patch_side
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.types import Task
 
@@ -60,3 +61,21 @@ def test_the_width_of_a_head() -> None:
 def test_a_stage_that_gives_no_map_is_refused(stage: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         stage_shape(network("resnet10t"), stage, TASK)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1}, 16),
+        ("vit_tiny_patch16_224", {"patch_size": 14, "depth": 2}, 14),
+        ("deit_tiny_distilled_patch16_224", {"depth": 2}, 16),
+        ("swin_tiny_patch4_window7_224", {"img_size": (64, 32), "depths": (1, 1, 1, 1)}, None),
+        ("resnet10t", {}, None),
+    ],
+)
+def test_the_side_of_patches_that_stay_as_they_are(name: str, options: dict[str, object], side: int | None) -> None:
+    assert patch_side(network(name, **options)) == side
+
+
+def test_a_network_that_does_not_say_has_no_patches() -> None:
+    assert patch_side(torch.nn.Linear(2, 2)) is None

@@ -9,9 +9,9 @@ import attrs
 import pytest
 import timm
 import torch
-from mixcore_plugin_transmix import TransMix, attended_weights, masks_on_grid
+from mixcore_plugin_transmix import TransMix, masks_on_grid
 
-from mixcore.api import Attention, ConfigError, ForwardOutput, Mix, hookimpl
+from mixcore.api import Attention, ConfigError, ForwardOutput, Mix, attended_weights, hookimpl
 from mixcore.mixers import create_step
 from mixcore.testing import TinyConvNet, Tripwire, run_example, tiny_vit
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixcore_plugin_transmix.transmix import TransMix, attended_weights, masks_on_grid
+from mixcore_plugin_transmix.transmix import TransMix, masks_on_grid
 from mixcore_plugin_transmix.version import __version__
 
-__all__ = ["TransMix", "__version__", "attended_weights", "masks_on_grid"]
+__all__ = ["TransMix", "__version__", "masks_on_grid"]

@@ -12,28 +12,21 @@ import torch
 from attrs.validators import ge, in_, le
 from torch import Tensor
 
-from mixcore.api import ForwardOutput, Mix, Targets, grid_of, hookimpl
+from mixcore.api import (
+    LAST_STAGE,
+    ForwardOutput,
+    Mix,
+    Targets,
+    attended_weights,
+    attention_of,
+    energy_of,
+    hookimpl,
+)
 
-__all__ = ["TransMix", "attended_weights", "masks_on_grid"]
+__all__ = ["TransMix", "masks_on_grid"]
 
 Downsample = Literal["nearest", "area"]
 Source = Literal["attention", "energy"]
-
-LAST_STAGE = -1
-LEAST_ATTENTION = 1e-12
-
-
-def attended_weights(areas: Tensor, masks: Tensor, attention: Tensor, r: float = 0.5) -> Tensor:
-    """r · area + (1-r) · share of the attention that falls on each source (steps 5 and 6 of the method); [M,S] float32.
-
-    `areas` [M,S] are the means of the masks, `masks` [M,S,h,w] the same masks on the grid of `attention` [M,h,w] >= 0,
-    of any total. What a mask is above its mean is weighed, so that a constant mask has its own weight to the bit.
-    """
-    attention = attention.float()
-    total = attention.sum((1, 2)).clamp(min=LEAST_ATTENTION)
-    above = masks.float() - areas[:, :, None, None]
-    excess = torch.einsum("mshw,mhw->ms", above, attention) / total[:, None]
-    return (areas + (1 - r) * excess).clamp(0, 1)
 
 
 def masks_on_grid(mix: Mix, height: int, width: int, downsample: Downsample = "nearest") -> Tensor:
@@ -60,7 +53,7 @@ class TransMix:
         return frozenset({"mask", "attention" if self.source == "attention" else "stages"})
 
     @property
-    def stages(self) -> tuple[int, ...]:
+    def stages(self) -> tuple[int | str, ...]:
         """The last stage, before the final norm: after it the energy is the same everywhere."""
         return (LAST_STAGE,) if self.source == "energy" else ()
 
@@ -70,16 +63,9 @@ class TransMix:
         if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
             return mix.targets(labels)
         with torch.no_grad():
-            attention = self._attention(output, mix)
+            attention = energy_of(output) if self.source == "energy" else attention_of(output, *mix.images.shape[-2:])
             areas = mix.masks.mean((2, 3), dtype=torch.float32)
             areas = torch.cat((areas, 1 - areas.sum(1, keepdim=True)), 1)
             height, width = attention.shape[-2:]
             masks = masks_on_grid(mix, height, width, self.downsample)
             return mix.targets(labels, attended_weights(areas, masks, attention, self.r))
-
-    def _attention(self, output: ForwardOutput, mix: Mix) -> Tensor:
-        """[M,h,w] of the forward of the mixed images."""
-        if self.source == "energy":
-            return output.stages[LAST_STAGE].detach().float().square().sum(1)
-        weights = output.attention[-1].on_patches()
-        return weights.unflatten(1, grid_of(weights.shape[1], *mix.images.shape[-2:]))
