@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixcore_plugin_tla.labels import AlignedLabels, carry
-from mixcore_plugin_tla.mixer import TokenAligned, on_pixels, token_grid
+from mixcore_plugin_tla.mixer import TokenAligned, on_pixels
 from mixcore_plugin_tla.version import __version__
 
-__all__ = ["AlignedLabels", "TokenAligned", "__version__", "carry", "on_pixels", "token_grid"]
+__all__ = ["AlignedLabels", "TokenAligned", "__version__", "carry", "on_pixels"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import attrs
 from attrs.validators import ge, gt, lt, optional
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from mixcore.api import (
     Box,
@@ -20,29 +19,13 @@ from mixcore.api import (
     draw_partners,
     hookimpl,
     pasted,
+    patch_side,
     send,
+    token_grid,
     uniforms,
 )
 
-__all__ = ["TokenAligned", "on_pixels", "token_grid"]
-
-GRID = 14
-"""Tokens a side where the network has none of its own."""
-
-
-def token_grid(model: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """The grid (h, w) of tokens that a network with timm's `patch_embed` makes of an image; 14 x 14 for another."""
-    embed: Any = getattr(model, "patch_embed", None)
-    size = getattr(embed, "patch_size", None)
-    if size is None:
-        return min(GRID, height), min(GRID, width)
-    rows, columns = (size, size) if isinstance(size, int) else size
-    return grid_by(rows, height), grid_by(columns, width)
-
-
-def grid_by(patch: int, side: int) -> int:
-    """How many tokens of about `patch` pixels a side of the image has."""
-    return max(1, side // patch)
+__all__ = ["TokenAligned", "on_pixels"]
 
 
 def on_pixels(box: Box, grid: tuple[int, int], height: int, width: int) -> Box:
@@ -67,7 +50,7 @@ class TokenAligned:
     alpha: float = attrs.field(default=1.0, validator=[gt(0), lt(math.inf)])
     """Beta(alpha, alpha) gives the share of the image that the box leaves, before it is cut to whole tokens."""
     patch: int | None = attrs.field(default=None, validator=optional(ge(1)))
-    """Pixels a side of a token; absent: the network's own, and where it has none 14 tokens a side."""
+    """Pixels a side of a token; absent: those of a ViT's patches, and for other networks 14 tokens a side."""
     full_cut: bool = False
     """Boxes of an odd side keep all its tokens; false, as published: an odd side loses one."""
 
@@ -75,10 +58,7 @@ class TokenAligned:
     def generate_mix(self, images: Tensor, probe: Probe, step: Step, rng: Generator) -> Mix:
         """The batch with a box of its reverse pasted; labels are weighted by area until the label policy sees them."""
         height, width = images.shape[-2:]
-        if self.patch is None:
-            grid = token_grid(probe.model, height, width)
-        else:
-            grid = grid_by(self.patch, height), grid_by(self.patch, width)
+        grid = token_grid(patch_side(probe.model) if self.patch is None else self.patch, height, width)
         vertical, horizontal = uniforms(2, rng=rng).tolist()
         rule: BoxRule = "full" if self.full_cut else "legacy"
         tokens = box_around(beta(self.alpha, rng), (vertical, horizontal), *grid, rule)
