@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixcore_plugin_mergemix.backbone import MergedTap, PlacedAttention, TokenMerging, merge_tokens
 from mixcore_plugin_mergemix.blocks import check_blocks, pass_block
 from mixcore_plugin_mergemix.merging import Tokens, merge_map, merge_schedule
 from mixcore_plugin_mergemix.mixer import MergeMix, drawn_weights, keep_salient, mergemix
@@ -11,6 +12,9 @@ from mixcore_plugin_mergemix.version import __version__
 __all__ = [
     "MergeMix",
     "MergedAttention",
+    "MergedTap",
+    "PlacedAttention",
+    "TokenMerging",
     "Tokens",
     "__version__",
     "check_blocks",
@@ -18,6 +22,7 @@ __all__ = [
     "keep_salient",
     "merge_map",
     "merge_schedule",
+    "merge_tokens",
     "merged_attention",
     "mergemix",
     "pass_block",

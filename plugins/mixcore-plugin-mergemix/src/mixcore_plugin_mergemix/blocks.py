@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from mixcore.api import ConfigError
 from mixcore_plugin_mergemix.merging import Tokens
 
-__all__ = ["check_blocks", "embedded", "kept_output", "pass_block"]
+__all__ = ["MergingAttention", "check_blocks", "embedded", "kept_output", "pass_block"]
+
+
+class MergingAttention(TimmAttention):
+    """timm's attention over tokens some of which are merged: `places` is given where the others have gone."""
+
+    places: nn.Identity
+
+
+ATTENTION = (TimmAttention, MergingAttention)
 
 
 def check_blocks(model: nn.Module, whose: str) -> None:
@@ -23,7 +32,7 @@ def check_blocks(model: nn.Module, whose: str) -> None:
         found = type(model).__name__
     elif model.num_prefix_tokens != 1 or model.cls_token is None:
         found = f"{type(model).__name__} with {model.num_prefix_tokens} tokens before its patches"
-    elif any(type(block) is not Block or type(block.attn) is not TimmAttention for block in model.blocks):
+    elif any(type(block) is not Block or type(block.attn) not in ATTENTION for block in model.blocks):
         found = f"{type(model).__name__} with blocks of another kind"
     else:
         return

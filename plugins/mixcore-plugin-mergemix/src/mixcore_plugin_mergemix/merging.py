@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Tokens", "merge_map", "merge_schedule"]
+__all__ = ["USUAL_PATCHES", "Tokens", "merge_map", "merge_schedule", "scaled_schedule"]
+
+USUAL_PATCHES = 196
+"""The number of patches that `merge_num` is told for: 14 x 14."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,6 +35,11 @@ def merge_schedule(depth: int, total: int) -> tuple[int, ...]:
         if far < near:
             best = found
     return (best[0] + total - sum(best), *best[1:])
+
+
+def scaled_schedule(depth: int, merge_num: int, patches: int) -> tuple[int, ...]:
+    """:func:`merge_schedule` of `merge_num` tokens of 196, in proportion to so many `patches`."""
+    return merge_schedule(depth, round(merge_num * patches / USUAL_PATCHES))
 
 
 def _falling(depth: int, mean: int) -> tuple[int, ...]:

@@ -13,13 +13,11 @@ from torch.nn import functional as F
 
 from mixcore.api import Attention, ConfigError, Part, Probe, grid_of, hookimpl
 from mixcore_plugin_mergemix.blocks import check_blocks, embedded, kept_output, pass_block
-from mixcore_plugin_mergemix.merging import Tokens, merge_schedule
+from mixcore_plugin_mergemix.merging import USUAL_PATCHES, Tokens, scaled_schedule
 
 __all__ = ["MergedAttention", "merged_attention"]
 
 Direction = Literal["class_to_patches", "patches_to_class"]
-USUAL_PATCHES = 196
-"""The number of patches that `merge_num` is told for: 14 x 14."""
 
 
 def merged_attention(
@@ -32,8 +30,7 @@ def merged_attention(
     """
     network: Any = model
     tokens = Tokens.whole(embedded(model, images))
-    patches = tokens.places.shape[1] - 1
-    schedule = merge_schedule(len(network.blocks), round(merge_num * patches / USUAL_PATCHES))
+    schedule = scaled_schedule(len(network.blocks), merge_num, tokens.places.shape[1] - 1)
     for number in range(layer):
         tokens = pass_block(network.blocks[number], tokens, schedule[number])
     block = network.blocks[layer]
