@@ -26,6 +26,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "cutmix": ({"per_sample": True, "correct_lam": False}, {"minmax": [0.2, 0.8]}, {"partner": "flip"}),
     "fmix": ({"per_sample": True, "spectrum": "isotropic"}, {"max_soft": 0.2, "reformulate": True}),
     "gridmix": ({"per_sample": True, "hole_aspect": [0.5, 2.0]}, {"lam_range": [0.1, 0.9]}),
+    "mergemix": ({"switch_off": 0.0, "lam_scale": "gaussian", "saliency": "fine_grained"},),
     "mixup": ({"per_sample": True},),
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
     "puzzlemix": ({"adv_p": 1.0, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}, {"saliency": "fine_grained"}),
@@ -44,10 +45,12 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
 """Beside the defaults: the options that lead through other draws and other tensors."""
 FETCHES: Mapping[str, dict[str, Any]] = {
     "attentivemix": {"saliency": "feature"},
+    "mergemix": {"saliency": "feature"},
     "supermix": {"teacher": tiny_network({"stages"}, 5, (16, 16), 3)},
 }
-"""Mixers that need a teacher, or whose defaults name one that timm would fetch, and what stands in its place."""
-LABELS: Mapping[str, Any] = {"tokenmix": {"name": "tokenmix_labels", "saliency": "feature"}}
+"""Mixers that need a teacher or a transformer, or whose defaults name a teacher that timm would fetch, and options
+that do without."""
+LABELS: Mapping[str, Any] = {"tokenmix": {"name": "tokenmix_labels", "saliency": "feature"}, "tla": "weights"}
 """Label policies in place of those that a mixer suggests and that need a teacher of the task."""
 
 
@@ -92,7 +95,13 @@ def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any
 def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
     """What two calls of the mixer and of its whole step give, through both doors where both are open."""
     found: list[Tensor] = []
-    if name not in ("alignmix", "automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
+    if name not in (
+        "alignmix",
+        "automix",
+        "mergemix",
+        "samix",
+        "manifoldmix",
+    ):  # more than a mixed batch: create_step alone
         mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
         for _ in range(2):
             mix = mixer(images, labels)

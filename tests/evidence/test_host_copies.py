@@ -100,12 +100,18 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("saliencygrafting", {}),
     ("cutmix", {"labels": "saliencygrafting_labels"}),
     ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
+    ("tla", {"labels": "tla_labels"}),
+    ("mergemix", {}),
+    ({"name": "mergemix", "switch_off": 0.5, "lam_scale": "gaussian", "saliency": "merged_attention"}, {}),
 )
+ATTENDING = ("transmix", "tla_labels", "mergemix")
+"""Methods that read attention."""
 
 
 @pytest.mark.parametrize(("mix", "more"), METHODS, ids=str)
 def test_no_method_waits_for_a_copy_from_its_second_iteration_on(mix: Any, more: Mapping[str, Any]) -> None:
-    needs = {"attention"} if more.get("labels") == "transmix" else {"stages"}
+    name = mix["name"] if isinstance(mix, dict) else mix
+    needs = {"attention"} if {name, str(more.get("labels"))} & set(ATTENDING) else {"stages"}
     model = tiny_network(needs, 5, SIZE, 3, stages=3)
     step = mixcore.create_step(model.to(META), mix=mix, num_classes=5, iterations=100, image_size=SIZE, **more)
     optimizer = torch.optim.SGD(step.param_groups(lr=0.1), lr=0.1, momentum=0.9)
