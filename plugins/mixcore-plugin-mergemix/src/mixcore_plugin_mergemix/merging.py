@@ -71,7 +71,7 @@ def merge_map(metric: Tensor, count: int) -> Tensor:
     return places
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True)
 class Tokens:
     """Tokens on their way through a network that merges them."""
 
