@@ -19,7 +19,7 @@ from mixcore.networks.attention import AttentionTap
 from mixcore.networks.backbone import as_backbone
 from mixcore.networks.classifier import class_count, classifiers
 from mixcore.networks.interface import logits_of
-from mixcore.networks.layout import as_map, grid_of, is_channels_last, patch_side, prefix_tokens
+from mixcore.networks.layout import as_map, grid_of, is_channels_last, patch_side, prefix_tokens, token_grid
 from mixcore.networks.network import capabilities
 from mixcore.networks.positions import head_of_positions, position_logits
 from mixcore.networks.shapes import head_width, stage_shape
@@ -189,6 +189,7 @@ __all__ = [
     "stage_shape",
     "take_rows",
     "threads_each",
+    "token_grid",
     "transport_blocks",
     "uniforms",
     "unmixed",

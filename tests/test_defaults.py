@@ -26,6 +26,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "cutmix": ({"per_sample": True, "correct_lam": False}, {"minmax": [0.2, 0.8]}, {"partner": "flip"}),
     "fmix": ({"per_sample": True, "spectrum": "isotropic"}, {"max_soft": 0.2, "reformulate": True}),
     "gridmix": ({"per_sample": True, "hole_aspect": [0.5, 2.0]}, {"lam_range": [0.1, 0.9]}),
+    "mergemix": ({"switch_off": 0.0, "lam_scale": "gaussian", "saliency": "fine_grained"},),
     "mixpro": ({"switch_prob": 1.0}, {"switch_prob": 1.0, "cell": 7, "area": "cells"}),
     "mixup": ({"per_sample": True},),
     "mixup_cutmix": ({"mode": "elem"}, {"mode": "pair"}, {"mode": "half"}, {"cutmix_minmax": [0.2, 0.8]}),
@@ -46,14 +47,16 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
 """Beside the defaults: the options that lead through other draws and other tensors."""
 FETCHES: Mapping[str, dict[str, Any]] = {
     "attentivemix": {"saliency": "feature"},
+    "mergemix": {"saliency": "feature"},
     "smmix": {"attn": "energy"},
     "supermix": {"teacher": tiny_network({"stages"}, 5, (16, 16), 3)},
 }
 """Mixers whose defaults need attention, a teacher, or one that timm would fetch, and what stands in its place."""
-MORE_THAN_A_BATCH = ("alignmix", "automix", "manifoldmix", "samix", "smmix")
+MORE_THAN_A_BATCH = ("alignmix", "automix", "manifoldmix", "mergemix", "samix", "smmix")
 """Mixers that create_step alone gives."""
 LABELS: Mapping[str, Any] = {
     "mixpro": {"name": "mixpro_labels", "source": "energy"},
+    "tla": "weights",
     "tokenmix": {"name": "tokenmix_labels", "saliency": "feature"},
 }
 """Label policies in place of those that a mixer suggests and that need a teacher of the task, or attention."""

@@ -59,6 +59,19 @@ def test_masks_on_says_when_a_mix_has_none() -> None:
         mix.masks_on(2, 2)
 
 
+def test_areas_on_takes_the_mean_over_each_cell() -> None:
+    mask = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+    mix = Mix.pair(torch.rand(1, 3, 8, 8), torch.tensor([0]), torch.ones(1), mask)
+    expected = mask[0, 0].unflatten(0, (2, 2)).unflatten(2, (2, 2)).mean((1, 3))
+    torch.testing.assert_close(mix.areas_on(2, 2)[0, 0], expected)
+    torch.testing.assert_close(mix.areas_on(2, 2).sum(1), torch.ones(1, 2, 2))
+    for size in (4, 8):
+        torch.testing.assert_close(mix.areas_on(size, size), mix.masks_on(size, size))
+    assert Mix.clean(torch.rand(3, 1, 2, 2)).areas_on(2, 2).eq(1).all()
+    with pytest.raises(MixcoreError, match="no masks"):
+        Mix.pair(mix.images, torch.tensor([0]), torch.ones(1)).areas_on(2, 2)
+
+
 def test_dense_targets_of_classes_add_equal_classes_and_smooth_once() -> None:
     """Examples 2 and 3 of the Mixup specification."""
     labels, sources = torch.tensor([0, 2]), torch.tensor([[0, 1], [1, 0]])

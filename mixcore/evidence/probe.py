@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -94,6 +94,17 @@ class Probe:
         chosen = self._chosen(network)
         with mode(chosen.module, train), torch.set_grad_enabled(grad):
             return chosen.forward(images, stages=stages, attention=attention)
+
+    @contextmanager
+    def looking(self, *, network: str | None = None, train: bool = False, grad: bool = False) -> Iterator[nn.Module]:
+        """The bare trained network, or a part, in the state in which :meth:`look` runs it: for other ways through it.
+
+        Its modules are called one by one there, say (a transformer's blocks, with something in between), under the
+        run's autocast; each gets its own mode back at the end. MixcoreError for an unknown part.
+        """
+        module = self._chosen(network).module
+        with mode(module, train), torch.set_grad_enabled(grad), self._autocast():
+            yield module
 
     def _chosen(self, name: str | None) -> Network:
         """The trained network, or the part of that name."""

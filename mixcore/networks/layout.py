@@ -6,10 +6,12 @@ from torch import Tensor, nn
 
 from mixcore.errors import MixcoreError
 
-__all__ = ["FLATTEN", "as_map", "as_tokens", "grid_of", "is_channels_last", "patch_side", "prefix_tokens"]
+__all__ = ["FLATTEN", "as_map", "as_tokens", "grid_of", "is_channels_last", "patch_side", "prefix_tokens", "token_grid"]
 
 FLATTEN = "flatten"
 """The `global_pool` of a head that reads all positions in a row, each with weights of its own: timm has none such."""
+USUAL_GRID = 14
+"""Patches a side of the published vision transformers, 16 pixels of 224."""
 
 
 def prefix_tokens(model: nn.Module) -> int:
@@ -27,6 +29,17 @@ def patch_side(model: nn.Module) -> int | None:
     sides = {entry.get("reduction") if isinstance(entry, dict) else None for entry in entries}
     side = sides.pop() if len(sides) == 1 else None
     return side if isinstance(side, int) else None
+
+
+def token_grid(patch: int | None, height: int, width: int) -> tuple[int, int]:
+    """The grid (h, w) of patches of an image of `height` x `width` pixels, for methods that work on whole patches.
+
+    `patch` pixels a side, such as :func:`patch_side`; None: 14 patches a side. What is left over at the end belongs to
+    the patches before it: `cells_to_pixels` makes some of them a pixel larger.
+    """
+    if patch is None:
+        return min(USUAL_GRID, height), min(USUAL_GRID, width)
+    return max(1, height // patch), max(1, width // patch)
 
 
 def grid_of(tokens: int, height: int, width: int) -> tuple[int, int]:

@@ -59,5 +59,9 @@ class WindowAttention(Attention):
         return self._merge((real[:, :, None] * self._matrix()).sum(1)) / patches
 
     def apply(self, weights: Tensor) -> Tensor:
-        """A w, [M,T], for `weights` [M,T]."""
-        return self._merge((self._matrix() * self._split(weights.float())[:, None]).sum(-1))
+        """A w in float32, for `weights` [M,T] or several at once [M,T,S]."""
+        columns = weights.float().reshape(*weights.shape[:2], -1).unbind(2)
+        inside = torch.stack([self._split(column) for column in columns], 2)
+        with autocast_off(self.queries.device):
+            summed = self._matrix() @ inside
+        return torch.stack([self._merge(column) for column in summed.unbind(2)], 2).reshape(weights.shape)

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixcore.errors import MixcoreError
 from mixcore.types.names import Stage
@@ -150,6 +151,17 @@ class Mix:
         if w != width:
             masks = masks.index_select(3, torch.arange(width, device=masks.device) * w // width)
         return torch.cat((masks, 1 - masks.sum(1, keepdim=True)), 1)
+
+    def areas_on(self, height: int, width: int) -> Tensor:
+        """Share of each source in each cell of a grid, [M,S,height,width] float32: means of the masks over cells.
+
+        As :meth:`masks_on` where no cell cuts a block of the mask. Raises MixcoreError for a mix of several sources
+        that has no masks.
+        """
+        if self.masks is None or self.sources.shape[1] == 1:
+            return self.masks_on(height, width)
+        areas = F.adaptive_avg_pool2d(self.masks.float(), (height, width))
+        return torch.cat((areas, 1 - areas.sum(1, keepdim=True)), 1)
 
     def targets(self, labels: Tensor, weights: Tensor | None = None) -> Targets:
         """The mix's own sources with its own or the given `weights` [M,S]."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixcore.autocast import autocast_off
 from mixcore.errors import MixcoreError
@@ -44,8 +45,15 @@ class Attention:
         return self.row() if self.prefix and self.class_token else self.received()
 
     def apply(self, weights: Tensor) -> Tensor:
-        """A w, [M,P+T], for `weights` [M,P+T]."""
-        return (self._rows(self.queries) * weights.float()[:, None]).sum(-1)
+        """A w in float32, for `weights` [M,P+T] or several at once [M,P+T,S]. The matrix is not formed."""
+        values = weights.float().reshape(*weights.shape[:2], -1)
+        heads, width, several = self.queries.shape[1], self.queries.shape[3], values.shape[2]
+        # columns of zeros, as many as the kernels want that keep no matrix: values as wide as queries
+        values = F.pad(values, (0, max(width - several, 0)))[:, None].expand(-1, heads, -1, -1)
+        with autocast_off(self.queries.device):
+            queries, keys = self.queries.float(), self.keys.float()
+            summed = F.scaled_dot_product_attention(queries, keys, values, scale=self.scale)
+        return summed[..., :several].mean(1).reshape(weights.shape)
 
     def _rows(self, queries: Tensor) -> Tensor:
         """Rows of A for some of the queries, averaged over heads, in float32 under any autocast."""

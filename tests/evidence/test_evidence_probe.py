@@ -114,6 +114,23 @@ def test_looking_touches_nothing(images, labels) -> None:
     torch.testing.assert_close(pooled, module.forward_head(output.features, pre_logits=True), rtol=0, atol=0)
 
 
+def test_another_way_through_the_network_touches_nothing(images) -> None:
+    module = resnet(drop_rate=0.5).train()
+    module.layer1.eval()
+    probe = probe_of(module)
+    with untouched(module), probe.looking() as seen:
+        assert seen is module
+        assert not module.layer2.training
+        first = module.maxpool(module.act1(module.bn1(module.conv1(images))))
+    assert not first.requires_grad
+    with probe.looking(train=True, grad=True):
+        assert module.layer2.training
+        assert not module.layer1.training, "what was frozen stays frozen"
+        assert module.conv1(images).requires_grad
+    with pytest.raises(MixcoreError, match="no part 'k'"), probe.looking(network="k"):
+        pass
+
+
 def test_what_is_pooled_later_has_no_graph_either(images) -> None:
     module = convnext().train()
     assert not probe_of(module).look(images).pooled.requires_grad

@@ -105,13 +105,19 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "mixpro", "switch_prob": 1.0, "cell": 7}, {"labels": {"name": "mixpro_labels", "source": "energy"}}),
     ("smmix", {}),
     ({"name": "smmix", "switch_prob": 1.0, "attn": "energy", "token_head": "separate"}, {}),
+    ("tla", {"labels": "tla_labels"}),
+    ("mergemix", {}),
+    ({"name": "mergemix", "switch_off": 0.5, "lam_scale": "gaussian", "saliency": "merged_attention"}, {}),
 )
+ATTENDING = ("transmix", "mixpro_labels", "tla_labels", "mergemix", "smmix")
+"""Methods that read attention."""
 
 
 @pytest.mark.parametrize(("mix", "more"), METHODS, ids=str)
 def test_no_method_waits_for_a_copy_from_its_second_iteration_on(mix: Any, more: Mapping[str, Any]) -> None:
-    looks = mix == "smmix" or more.get("labels") in ("transmix", "mixpro_labels")
-    needs = {"attention"} if looks else {"stages"}
+    options = mix if isinstance(mix, dict) else {"name": mix}
+    attends = {options["name"], str(more.get("labels"))} & set(ATTENDING) and options.get("attn") != "energy"
+    needs = {"attention"} if attends else {"stages"}
     model = tiny_network(needs, 5, SIZE, 3, stages=3)
     step = mixcore.create_step(model.to(META), mix=mix, num_classes=5, iterations=100, image_size=SIZE, **more)
     optimizer = torch.optim.SGD(step.param_groups(lr=0.1), lr=0.1, momentum=0.9)

@@ -61,11 +61,12 @@ def test_class_rows_are_those_of_the_network(images, unfused, name, options, pre
     expected = matrices(module, images, "attn_drop")
     caught = Network(module, attention=True).forward(images, attention=True).attention
     assert len(caught) == len(expected) == 2
-    weights = torch.rand(2, 16 + prefix)
+    weights, several = torch.rand(2, 16 + prefix), torch.rand(2, 16 + prefix, 15)
     for block, matrix in zip(caught, expected, strict=True):
         torch.testing.assert_close(block.row(), matrix[:, 0, prefix:])
         torch.testing.assert_close(block.received(), matrix[:, prefix:, prefix:].mean(1))
         torch.testing.assert_close(block.apply(weights), torch.einsum("mij,mj->mi", matrix, weights))
+        torch.testing.assert_close(block.apply(several), torch.einsum("mij,mjs->mis", matrix, several))
 
 
 def test_fused_attention_is_read_the_same(images) -> None:
@@ -140,12 +141,13 @@ def test_swin_windows_are_put_together(images) -> None:
     assert all(blocks[1].shift_size)
     windows = matrices(module, images, "attn_drop")
     caught = Network(module, attention=True).forward(images, attention=True).attention
-    weights = torch.rand(2, 64)
+    weights, several = torch.rand(2, 64), torch.rand(2, 64, 3)
     for block, attention, window in zip(blocks, caught, windows, strict=True):
         whole = gathered(block, window, 2)
         torch.testing.assert_close(whole.sum(-1), torch.ones(2, 64))
         torch.testing.assert_close(attention.received(), whole.mean(1))
         torch.testing.assert_close(attention.apply(weights), torch.einsum("mij,mj->mi", whole, weights))
+        torch.testing.assert_close(attention.apply(several), torch.einsum("mij,mjs->mis", whole, several))
         with pytest.raises(MixcoreError, match="no class token"):
             attention.row()
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from mixcore.errors import ConfigError
-from mixcore.networks.layout import patch_side
+from mixcore.networks.layout import patch_side, token_grid
 from mixcore.networks.shapes import head_width, stage_shape
 from mixcore.types import Task
 
@@ -79,3 +79,10 @@ def test_the_side_of_patches_that_stay_as_they_are(name: str, options: dict[str,
 
 def test_a_network_that_does_not_say_has_no_patches() -> None:
     assert patch_side(torch.nn.Linear(2, 2)) is None
+
+
+def test_the_grid_of_whole_patches() -> None:
+    assert token_grid(16, 224, 32) == (14, 2)
+    assert token_grid(16, 40, 8) == (2, 1), "what is left over belongs to other patches"
+    assert token_grid(None, 224, 448) == (14, 14)
+    assert token_grid(None, 224, 10) == (14, 10)

@@ -11,7 +11,6 @@ import attrs
 import torch
 from attrs.validators import ge, in_, le
 from torch import Tensor
-from torch.nn import functional as F
 
 from mixcore.api import (
     LAST_STAGE,
@@ -32,10 +31,7 @@ Source = Literal["attention", "energy"]
 
 def masks_on_grid(mix: Mix, height: int, width: int, downsample: Downsample = "nearest") -> Tensor:
     """All S masks of a mix on a grid, [M,S,height,width]: its nearest pixel, or the mean over its area."""
-    if downsample == "nearest" or mix.masks is None:
-        return mix.masks_on(height, width)
-    masks = F.adaptive_avg_pool2d(mix.masks.float(), (height, width))
-    return torch.cat((masks, 1 - masks.sum(1, keepdim=True)), 1)
+    return mix.masks_on(height, width) if downsample == "nearest" else mix.areas_on(height, width)
 
 
 @attrs.define(eq=False, kw_only=True)
