@@ -1,0 +1,56 @@
+"""Label weights by meaning: how much of a class activation map a box takes away, and how much another one brings.
+
+N images of H x W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["counted_twice", "label_weights", "semantic_maps"]
+
+
+@torch.no_grad()
+def semantic_maps(activation: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The share of each pixel in an image's class activation, and whether the map says anything (step 1 of the method).
+
+    `activation` [N,h,w] of any range is enlarged bilinearly; above its minimum, over its sum, it is [N,height,width]
+    float32 >= 0 with sum 1. A map that is the same everywhere, or not finite, gives zeros and False in the bool [N].
+    """
+    # lowered before it is enlarged as well: rounding in between would make a map of noise out of a constant one
+    maps = _above_the_least(activation.float())
+    if maps.shape[-2:] != (height, width):
+        maps = F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+        maps = _above_the_least(maps)
+    total = maps.sum((1, 2), keepdim=True)
+    told = (total > 0) & total.isfinite()
+    return torch.where(told, maps / total, 0.0), told.flatten()
+
+
+def _above_the_least(maps: Tensor) -> Tensor:
+    return maps - maps.amin((1, 2), keepdim=True)
+
+
+def label_weights(hidden: Tensor, shown: Tensor, told: Tensor, partner: Tensor, area: Tensor | float) -> Tensor:
+    """Weights [N,2] float32 in [0,1] of an image's own label and of its partner's; rows need not sum to 1 (steps 6, 8).
+
+    `hidden` [N], what of an image's map lies in the box that is pasted over, and `shown` [N], what of its partner's map
+    lies in the box that is pasted. Where a map told nothing (`told`, bool [N]) the label goes by `area`, the share of
+    the image that is pasted over.
+    """
+    taken = torch.where(told, hidden, area)
+    given = torch.where(told[partner], shown, area)
+    return torch.stack((1 - taken, given), 1).clamp_(0, 1)
+
+
+def counted_twice(weights: Tensor, labels: Tensor, partner: Tensor) -> Tensor:
+    """Weights [N,2] as the published code has them: where both labels are the same, each has the sum of the two.
+
+    `labels` int64 [N] or float [N,K], the same where their rows are.
+    """
+    same = labels == labels[partner]
+    if same.ndim > 1:
+        same = same.all(1)
+    return torch.where(same[:, None], weights.sum(1, keepdim=True), weights)
