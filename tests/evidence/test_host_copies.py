@@ -98,6 +98,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ("alignmix", {}),
     ({"name": "supermix", "teacher": tiny_network({"stages"}, 5, SIZE, 3)}, {}),
     ("saliencygrafting", {}),
+    ("snapmix", {}),
+    ({"name": "snapmix", "per_sample": True, "same_label": "double"}, {"labels": "area"}),
     ("cutmix", {"labels": "saliencygrafting_labels"}),
     ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),
 )

@@ -17,20 +17,17 @@ def semantic_maps(activation: Tensor, height: int, width: int) -> tuple[Tensor, 
     """The share of each pixel in an image's class activation, and whether the map says anything (step 1 of the method).
 
     `activation` [N,h,w] of any range is enlarged bilinearly; above its minimum, over its sum, it is [N,height,width]
-    float32 >= 0 with sum 1. A map that is the same everywhere, or not finite, gives zeros and False in the bool [N].
+    float32 >= 0 with sum 1. Of a map that is the same everywhere, or not finite, the bool [N] is False.
     """
     # lowered before it is enlarged as well: rounding in between would make a map of noise out of a constant one
-    maps = _above_the_least(activation.float())
+    maps = activation.float()
+    maps = maps - maps.amin((1, 2), keepdim=True)
     if maps.shape[-2:] != (height, width):
         maps = F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-        maps = _above_the_least(maps)
+        maps.sub_(maps.amin((1, 2), keepdim=True))
     total = maps.sum((1, 2), keepdim=True)
     told = (total > 0) & total.isfinite()
-    return torch.where(told, maps / total, 0.0), told.flatten()
-
-
-def _above_the_least(maps: Tensor) -> Tensor:
-    return maps - maps.amin((1, 2), keepdim=True)
+    return maps.mul_(torch.where(told, 1 / total, 0.0)), told.flatten()
 
 
 def label_weights(hidden: Tensor, shown: Tensor, told: Tensor, partner: Tensor, area: Tensor | float) -> Tensor:
