@@ -60,6 +60,7 @@ from mixcore.ops.combine import (
 )
 from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.features import blend_features, blended_at, mixed_at, permute_features
+from mixcore.ops.maps import gaussian_blur, resize_maps
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares
@@ -145,6 +146,7 @@ __all__ = [
     "draw_partners",
     "early_stages",
     "fine_grained",
+    "gaussian_blur",
     "grey",
     "grid_of",
     "happens",
@@ -167,6 +169,7 @@ __all__ = [
     "range_of_shares",
     "read_weights",
     "refuse_weight_options",
+    "resize_maps",
     "saliency_needs",
     "saliency_stages",
     "select_boxes",

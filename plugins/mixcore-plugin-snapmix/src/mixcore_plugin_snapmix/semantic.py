@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from mixcore.api import resize_maps
 
 __all__ = ["counted_twice", "label_weights", "semantic_maps"]
 
@@ -20,11 +21,8 @@ def semantic_maps(activation: Tensor, height: int, width: int) -> tuple[Tensor, 
     float32 >= 0 with sum 1. Of a map that is the same everywhere, or not finite, the bool [N] is False.
     """
     # lowered before it is enlarged as well: rounding in between would make a map of noise out of a constant one
-    maps = activation.float()
-    maps = maps - maps.amin((1, 2), keepdim=True)
-    if maps.shape[-2:] != (height, width):
-        maps = F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-        maps.sub_(maps.amin((1, 2), keepdim=True))
+    maps = resize_maps(activation - activation.amin((1, 2), keepdim=True), height, width)
+    maps.sub_(maps.amin((1, 2), keepdim=True))
     total = maps.sum((1, 2), keepdim=True)
     told = (total > 0) & total.isfinite()
     return maps.mul_(torch.where(told, 1 / total, 0.0)), told.flatten()
