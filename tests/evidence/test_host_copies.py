@@ -99,6 +99,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "supermix", "teacher": tiny_network({"stages"}, 5, SIZE, 3)}, {}),
     ("saliencygrafting", {}),
     ("snapmix", {}),
+    ({"name": "guidedmix", "prob": 1.0}, {"labels": "area"}),
+    ({"name": "guidedmix", "prob": 1.0, "saliency": "input_grad", "clean_lam": 1.0, "distance": "cosine"}, {}),
     ({"name": "snapmix", "per_sample": True, "same_label": "double"}, {"labels": "area"}),
     ("cutmix", {"labels": "saliencygrafting_labels"}),
     ({"name": "tokenmix", "switch_prob": 1.0}, {"labels": {"name": "tokenmix_labels", "saliency": "feature"}}),

@@ -113,7 +113,8 @@ class GuidedMix:
         if not happens(self._chance(), step.shared_rng("guidedmix prob")):
             return unmixed(images)
         saliency, losses = self._look(images, labels, probe)
-        shares = saliency_shares(saliency, *images.shape[-2:], *self.blur)
+        height, width = images.shape[-2:]
+        shares = saliency_shares(saliency, height, width, *self.blur)
         if self.pairing == "greedy":
             partner = greedy_cycle(map_distances(shares, self.distance))
         else:
