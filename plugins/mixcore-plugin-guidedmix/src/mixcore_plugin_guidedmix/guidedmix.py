@@ -39,11 +39,11 @@ def saliency_shares(saliency: Tensor, height: int, width: int, size: int = 7, si
     """The share of each pixel in an image's saliency, [N,height,width] float32 >= 0 with sum 1 (step 2 of the method).
 
     `saliency` [N,h,w] >= 0 is enlarged bilinearly and smoothed by a Gaussian of `size` taps, `sigma` pixels wide. Zeros
-    where it sums to 0 or is not finite.
+    where it sums to 0 or to no number.
     """
     maps = gaussian_blur(resize_maps(saliency, height, width), size, sigma)
     total = maps.sum((1, 2), keepdim=True)
-    return torch.where((total > 0) & total.isfinite(), maps / total, 0.0)
+    return torch.where(total > 0, maps / total, 0.0)
 
 
 @torch.no_grad()
