@@ -62,6 +62,7 @@ from mixcore.ops.combine import (
 )
 from mixcore.ops.draws import beta, beta_per_sample, dirichlet, happens, send, uniforms
 from mixcore.ops.features import blend_features, blended_at, mixed_at, permute_features
+from mixcore.ops.maps import gaussian_blur, resize_maps
 from mixcore.ops.partners import PartnerRule, draw_partners
 from mixcore.ops.transport import transport_blocks
 from mixcore.options import PLACE, Saliency, all_positive, as_saliency, early_stages, range_of_shares
@@ -151,6 +152,7 @@ __all__ = [
     "early_stages",
     "energy_of",
     "fine_grained",
+    "gaussian_blur",
     "grey",
     "grid_of",
     "happens",
@@ -175,6 +177,7 @@ __all__ = [
     "range_of_shares",
     "read_weights",
     "refuse_weight_options",
+    "resize_maps",
     "saliency_needs",
     "saliency_stages",
     "select_boxes",

@@ -128,15 +128,17 @@ class Probe:
                 return f'a {kind}; expected its name: look(images, network="{name}")'
         return f"a {kind}; expected the name of one of this plugin's networks: {known}; see build_modules"
 
-    def input_gradient(self, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
-        """Gradient [N,C,H,W] of the run's loss on the unmixed labels with respect to `images`, in eval mode."""
+    def input_gradient(
+        self, images: Tensor, labels: Tensor, *, network: str | None = None, train: bool = False
+    ) -> Tensor:
+        """Gradient [N,C,H,W] of the run's loss on the unmixed labels with respect to `images`."""
         chosen = self._chosen(network)
 
         def compute() -> Tensor:
-            with mode(chosen.module, False):
+            with mode(chosen.module, train):
                 return gradients.input_gradient(chosen, images, self._loss_on(labels))
 
-        return self._memo.once(("input_gradient", chosen), images, labels, compute)
+        return self._memo.once(("input_gradient", chosen, train), images, labels, compute)
 
     def input_gradient_and_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The input gradient [N,C,H,W] and the loss itself, from one train-mode forward and one backward.
@@ -147,20 +149,30 @@ class Probe:
         with mode(self.model, True):
             return gradients.input_gradient_and_loss(self._network, images, self._loss_on(labels))
 
-    def class_activation(self, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
-        """What each position adds to the logit of the image's label, [N,h,w] float32, signed, in eval mode.
+    def class_activation(
+        self, images: Tensor, labels: Tensor, *, network: str | None = None, train: bool = False
+    ) -> Tensor:
+        """What each position adds to the logit of the image's label, [N,h,w] float32, signed.
 
         MixcoreError where the network's head does not pool over positions; see mixcore.evidence.activation.
         """
         chosen = self._chosen(network)
 
         def compute() -> Tensor:
-            with mode(chosen.module, False):
+            with mode(chosen.module, train):
                 return activation.class_activation(chosen, images, labels)
 
-        return self._memo.once(("class_activation", chosen), images, labels, compute)
+        return self._memo.once(("class_activation", chosen, train), images, labels, compute)
 
-    def saliency(self, name: str | Saliency, images: Tensor, labels: Tensor, *, network: str | None = None) -> Tensor:
+    def saliency(
+        self,
+        name: str | Saliency,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        network: str | None = None,
+        train: bool = False,
+    ) -> Tensor:
         """Saliency map [N,h,w] >= 0 of what an option holds, or of one of the names in `SALIENCY`, without a graph.
 
         Computed once per iteration, network and batch, however many ask. Of an option (`self.saliency`, of the type
@@ -172,11 +184,13 @@ class Probe:
         image alone, [N,H,W]. uniform: ones, [N,H,W]. What each needs of the network is declared by who asks for it:
         `saliency_needs`, `saliency_stages`.
 
-        MixcoreError for an unknown name, and for an option together with `network`: its plugin chooses the network.
+        MixcoreError for an unknown name, and for an option together with `network` or `train`: its plugin chooses.
         """
         if isinstance(name, Saliency):
-            if network is not None:
-                raise MixcoreError(f"the saliency {name.name!r} chooses its network itself; leave out network=")
+            if network is not None or train:
+                raise MixcoreError(
+                    f"the saliency {name.name!r} chooses its network and its mode itself; leave out network= and train="
+                )
             if self._ask is None:
                 raise MixcoreError(f"the saliency {name.name!r} belongs to no run; probes of a training step ask it")
             return self._ask(name, images, labels)
@@ -186,16 +200,17 @@ class Probe:
                 "option: saliency: Saliency = attrs.field(...)"
             )
         chosen = self._chosen(network)
+        how: dict[str, Any] = {"network": network, "train": train}
         compute: dict[str, Callable[[], Tensor]] = {
-            "input_grad": lambda: sources.gradient_magnitude(self.input_gradient(images, labels, network=network)),
-            "feature": lambda: _looked(sources.energy, chosen, images),
-            "class_activation": lambda: self.class_activation(images, labels, network=network).clamp(min=0),
-            "attention": lambda: _looked(sources.attention_map, chosen, images),
+            "input_grad": lambda: sources.gradient_magnitude(self.input_gradient(images, labels, **how)),
+            "feature": lambda: _looked(sources.energy, chosen, images, train),
+            "class_activation": lambda: self.class_activation(images, labels, **how).clamp(min=0),
+            "attention": lambda: _looked(sources.attention_map, chosen, images, train),
             "spectral_residual": lambda: saliency.spectral_residual(images),
             "fine_grained": lambda: saliency.fine_grained(images),
             "uniform": lambda: sources.uniform(images),
         }
-        return self._memo.once((f"saliency {name}", chosen), images, labels, compute[name])
+        return self._memo.once((f"saliency {name}", chosen, train), images, labels, compute[name])
 
     def criterion(self, logits: Tensor, targets: Targets) -> Tensor:
         """The run's loss, a scalar, for `logits` [M,K]."""
@@ -236,7 +251,7 @@ class Probe:
         return lambda logits: self._criterion(logits, targets)
 
 
-def _looked(source: Callable[[Network, Tensor], Tensor], network: Network, images: Tensor) -> Tensor:
-    """What a source sees in the network, which is in eval mode meanwhile."""
-    with mode(network.module, False):
+def _looked(source: Callable[[Network, Tensor], Tensor], network: Network, images: Tensor, train: bool) -> Tensor:
+    """What a source sees in the network, which is in train or eval mode meanwhile."""
+    with mode(network.module, train):
         return source(network, images)

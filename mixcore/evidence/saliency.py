@@ -7,13 +7,13 @@ to all pixels (fine-grained, up to rounding) and need no un-normalised pixels.
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixcore.ops.draws import send
+from mixcore.ops.maps import gaussian_blur, resize_maps
 
 __all__ = ["fine_grained", "grey", "spectral_residual"]
 
@@ -138,29 +138,12 @@ def spectral_residual(images: Tensor) -> Tensor:
     """
     level = grey(images)
     size = level.shape[-2:]
-    small = max(size) > LARGEST_SPECTRUM
-    if small:
-        level = _resize(level, (LARGEST_SPECTRUM, LARGEST_SPECTRUM))
+    if max(size) > LARGEST_SPECTRUM:
+        level = resize_maps(level, LARGEST_SPECTRUM, LARGEST_SPECTRUM)
     spectrum = torch.fft.fft2(level)
     amplitude = (spectrum.abs().square() + 1e-10).sqrt()
     log = amplitude.log()
     padded = F.pad(log[:, None], (1, 1, 1, 1), mode="replicate")
     residual = (log - F.avg_pool2d(padded, 3, 1)[:, 0]).exp()
-    saliency = _gaussian(torch.fft.ifft2(spectrum * (residual / amplitude)).abs(), 7, 3.0)
-    return _resize(saliency, size) if small else saliency
-
-
-def _resize(level: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    return F.interpolate(level[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-
-
-def _gaussian(level: Tensor, size: int, sigma: float) -> Tensor:
-    """Separable Gaussian of `size` taps, edges reflected (repeated where the image is smaller than the taps)."""
-    half = size // 2
-    taps = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-half, half + 1)]
-    for axis in (1, 2):
-        length = level.shape[axis]
-        pads = (0, 0, half, half) if axis == 1 else (half, half, 0, 0)
-        padded = F.pad(level, pads, mode="reflect" if length > half else "replicate")
-        level = sum((padded.narrow(axis, i, length) * (tap / sum(taps)) for i, tap in enumerate(taps)), 0 * level)
-    return level
+    saliency = gaussian_blur(torch.fft.ifft2(spectrum * (residual / amplitude)).abs(), 7, 3.0)
+    return resize_maps(saliency, *size)

@@ -45,14 +45,16 @@ def take_rows(images: Tensor, rows: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, partner: Tensor, lam: float | Tensor, overwrite: bool = False) -> Tensor:
-    """lam · x + (1 - lam) · x[partner] by one gather and one lerp; `lam` one Python float or one value per image [N].
+    """lam · x + (1 - lam) · x[partner] by one gather and one lerp.
 
-    `overwrite` writes into `images` and returns them.
+    `lam` is one Python float, one value per image [N], or masks [N,1,H,W]. `overwrite` writes into `images` and returns
+    them.
     """
     others = take_rows(images, partner)
     mixed = images if overwrite else others
     if isinstance(lam, Tensor):
-        return torch.lerp(others, images, lam.to(images.dtype).view(-1, 1, 1, 1), out=mixed)
+        weight = lam if lam.ndim == images.ndim else lam.view(-1, 1, 1, 1)
+        return torch.lerp(others, images, weight.to(images.dtype), out=mixed)
     return torch.lerp(others, images, lam, out=mixed)
 
 

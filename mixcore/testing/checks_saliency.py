@@ -85,7 +85,7 @@ def saliency_leaves_the_batch(harness: Harness) -> None:
 def saliency_leaves_the_network(harness: Harness) -> None:
     """Weights, gradients, buffers and modes of the network and of the plugin's parts are left, and global draws too."""
     images, labels = harness.batch()
-    step = harness.step()
+    step = harness.step(options=harness.subject.looking)
     state = {name: value.clone() for name, value in step.state_dict().items() if isinstance(value, Tensor)}
     modes = {name: module.training for name, module in step.named_modules()}
     draws = torch.get_rng_state()

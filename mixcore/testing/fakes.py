@@ -165,9 +165,14 @@ def _stage(channels: int, width: int) -> nn.Sequential:
 
 
 def tiny_vit(
-    num_classes: int, image_size: tuple[int, int], in_channels: int = 3, patch: int = 4, depth: int = 2
+    num_classes: int,
+    image_size: tuple[int, int],
+    in_channels: int = 3,
+    patch: int = 4,
+    depth: int = 2,
+    class_token: bool = True,
 ) -> nn.Module:
-    """timm's ViT with a class token, `depth` blocks of two heads, and patches of `patch` pixels."""
+    """timm's ViT of `depth` blocks of two heads and patches of `patch` pixels; without class token it averages them."""
     return VisionTransformer(
         img_size=image_size,
         patch_size=patch,
@@ -176,6 +181,8 @@ def tiny_vit(
         embed_dim=16,
         depth=depth,
         num_heads=2,
+        class_token=class_token,
+        global_pool="token" if class_token else "avg",
     )
 
 
@@ -194,5 +201,6 @@ def tiny_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "attention" in needs:
-            return tiny_vit(num_classes, image_size, in_channels, depth=stages)
+            class_token = "class_activation" not in needs
+            return tiny_vit(num_classes, image_size, in_channels, depth=stages, class_token=class_token)
         return TinyConvNet(num_classes, in_channels, stages=stages)

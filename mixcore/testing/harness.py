@@ -79,7 +79,7 @@ class Subject:
     varied: Mapping[str, Any] = attrs.field(factory=dict)
     """Options under which masks vary over images of noise, for a method that cuts only where it is worth a price."""
     looking: Mapping[str, Any] = attrs.field(factory=dict)
-    """Options that switch off clean terms, which are training and may move BatchNorm statistics."""
+    """Options that switch off what moves BatchNorm statistics: clean terms, which are training; looks in train mode."""
     stages: int = 2
     """Stages of the tiny convolutional network, for a method that by default reads a later one."""
     network: Callable[[int, tuple[int, int], int], nn.Module] | None = None

@@ -44,6 +44,7 @@ def binary_cross_entropy(
     """softplus(z) - t·z per class; a scalar: the mean over rows and classes, or (sum_classes) K times that.
 
     `logits` [M,K] float. Mixing, then smoothing, then the threshold: t becomes 1 where t > target_threshold, else 0.
+    A class whose label weights sum to more than 1 has t = 1: a larger target has no least loss.
     For class labels no target [M,K] is built: a target is one value for all classes plus a difference at the classes
     of the S sources, where the weights of equal classes are added before the threshold is asked.
     """
@@ -53,11 +54,11 @@ def binary_cross_entropy(
     if targets.labels.is_floating_point():
         dense = targets.dense(num_classes)
         share = dense.sum(1, keepdim=True) / num_classes
-        hit = (_finish(dense, smoothing, smoothing_mode, share, target_threshold) * logits).sum()
+        hit = (_finish(dense.clamp(max=1), smoothing, smoothing_mode, share, target_threshold) * logits).sum()
     else:
         labels = targets.labels[targets.sources]
         value, first = merge_classes(labels, targets.weights)
-        present = _finish(value, smoothing, smoothing_mode, share, target_threshold)
+        present = _finish(value.clamp(max=1), smoothing, smoothing_mode, share, target_threshold)
         absent = _finish(torch.zeros_like(share), smoothing, smoothing_mode, share, target_threshold)
         hit = (first * (present - absent) * logits.gather(1, labels)).sum()
         if smoothing:

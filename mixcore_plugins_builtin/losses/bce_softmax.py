@@ -17,12 +17,12 @@ _SMALLEST_LOG = -100.0
 def softmax_binary_cross_entropy(logits: Tensor, targets: Targets, *, normalizer: Normalizer = "batch") -> Tensor:
     """-(t log p + (1-t) log(1-p)) with p = softmax(z), mean over the M·K elements; a scalar.
 
-    `logits` [M,K] float, t in [0,1]. Logarithms below -100 count as -100 and pass no gradient on, so that p = 0 and
-    p = 1 give finite values. ConfigError for K = 1.
+    `logits` [M,K] float, t in [0,1]: a class whose label weights sum to more than 1 has t = 1. Logarithms below -100
+    count as -100 and pass no gradient on, so that p = 0 and p = 1 give finite values. ConfigError for K = 1.
     """
     num_classes = logits.shape[1]
     require_classes(num_classes, "bce_softmax")
-    dense = targets.dense(num_classes)
+    dense = targets.dense(num_classes).clamp(max=1)
     log_p = logits.log_softmax(1)
     rest = -log_p.expm1()  # 1 - p, without the cancellation at small p
     tiny = torch.finfo(rest.dtype).tiny

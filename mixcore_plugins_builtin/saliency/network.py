@@ -16,11 +16,15 @@ class InputGradient:
 
     role = "saliency"
     spec_version = (1, 2)
+    contract = {"looking": {"train": False}}
+
+    train: bool = False
+    """Look at the network as it trains: BatchNorm by the batch, whose statistics then move at the look too."""
 
     @hookimpl
     def map_saliency(self, images: Tensor, labels: Tensor, probe: Probe) -> Tensor:
         """[N,H,W], from one forward and one backward."""
-        return probe.saliency("input_grad", images, labels)
+        return probe.saliency("input_grad", images, labels, train=self.train)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -192,6 +192,20 @@ def test_equal_classes_are_added_before_the_threshold() -> None:
     torch.testing.assert_close(both, F.binary_cross_entropy_with_logits(EXAMPLE, torch.eye(3).double()[:1]))
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("loss", [binary_cross_entropy, softmax_binary_cross_entropy])
+def test_a_class_of_more_weight_than_one_counts_as_one(loss: Any, soft: bool) -> None:
+    """Else a surer network would always have a smaller loss, down to minus infinity."""
+    labels, sources = torch.tensor([2, 2]), torch.tensor([[0, 1]])
+    double, single = (
+        Targets(labels=labels, sources=sources, weights=torch.tensor([weights])) for weights in ([0.9, 0.8], [0.7, 0.3])
+    )
+    logits = torch.tensor([[0.3, -1.0, 60.0]])
+    found, expected = (loss(logits, as_soft(one, 3) if soft else one) for one in (double, single))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert found >= 0
+
+
 def test_threshold_is_strict_and_gives_one_or_two_ones() -> None:
     def ones(lam: float) -> list[float]:
         """The targets, read back as minus the gradient at large negative logits: sigmoid(z) - t."""

@@ -154,6 +154,21 @@ def test_a_look_in_train_mode_moves_batch_norm_and_can_have_a_graph(images) -> N
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
+@pytest.mark.parametrize("ask", ["input_gradient", "class_activation", "input_grad", "feature"])
+def test_evidence_in_train_mode_is_that_of_the_training_network(ask: str, images, labels) -> None:
+    module = resnet().eval()
+    probe = probe_of(module, stages=(-1,))
+    called = getattr(probe, ask, None) or functools.partial(probe.saliency, ask)
+    cold, warm = called(images, labels), called(images, labels, train=True)
+    assert int(module.bn1.num_batches_tracked) == 1
+    assert not any(part.training for part in module.modules())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not torch.allclose(cold, warm)
+    module.train()
+    assert called(images, labels, train=True) is warm, "asked once, whatever the mode that it is in"
+    assert called(images, labels) is cold
+
+
 def test_train_mode_leaves_what_was_frozen_inside(images) -> None:
     module = resnet().train()
     module.layer1.eval()

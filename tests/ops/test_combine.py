@@ -51,6 +51,16 @@ def test_blend(dtype, memory_format, per_sample, overwrite):
     assert ((mixed >= low) & (mixed <= high)).all()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_blend_by_masks(overwrite):
+    images, partner = torch.randn(3, 2, 4, 5), torch.tensor([1, 2, 0])
+    masks = torch.rand(3, 1, 4, 5)
+    expected = masks * images + (1 - masks) * images[partner]
+    mixed = blend(images, partner, masks, overwrite=overwrite)
+    torch.testing.assert_close(mixed, expected)
+    assert (mixed is images) is overwrite
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blend_is_exact_at_zero_and_one(dtype):
     images, partner = batch(dtype=dtype), shuffled()

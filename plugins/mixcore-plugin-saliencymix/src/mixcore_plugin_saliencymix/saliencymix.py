@@ -8,7 +8,6 @@ import attrs
 import torch
 from attrs.validators import ge, le, lt
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from mixcore.api import (
     Mix,
@@ -20,6 +19,7 @@ from mixcore.api import (
     draw_partners,
     happens,
     hookimpl,
+    resize_maps,
     select_boxes,
     send,
     unmixed,
@@ -33,10 +33,7 @@ def peaks(saliency: Tensor, height: int, width: int) -> Tensor:
 
     Maps [N,h,w] of another size are brought to that of the image bilinearly.
     """
-    if saliency.shape[-2:] != (height, width):
-        size = (height, width)
-        saliency = F.interpolate(saliency.float()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    flat = saliency.flatten(1).argmax(1)
+    flat = resize_maps(saliency, height, width).flatten(1).argmax(1)
     return torch.stack((flat.div(width, rounding_mode="floor"), flat % width), 1)
 
 

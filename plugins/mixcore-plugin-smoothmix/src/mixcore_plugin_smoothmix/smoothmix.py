@@ -9,7 +9,7 @@ import torch
 from attrs.validators import ge, le
 from torch import Generator, Tensor
 
-from mixcore.api import Mix, Step, draw_partners, happens, hookimpl, send, take_rows, uniforms, unmixed
+from mixcore.api import Mix, Step, blend, draw_partners, happens, hookimpl, send, uniforms, unmixed
 
 __all__ = ["SmoothMix", "gaussians", "smoothmix"]
 
@@ -54,9 +54,7 @@ def smoothmix(
     masks = 1 - rows[:, None, :, None] * columns[:, None, None, :]
     share = rows.mean(1) * columns.mean(1)  # the mean of an outer product
     lam = share if label_swap else 1 - share
-    others = take_rows(images, partner)
-    # towards the image, so that a mask of exactly 1 leaves its own bits
-    mixed = torch.lerp(others, images, masks.to(images.dtype), out=images if overwrite else others)
+    mixed = blend(images, partner, masks, overwrite=overwrite)
     return Mix.pair(mixed, partner, lam.expand(count), masks.expand(count, -1, -1, -1))
 
 
