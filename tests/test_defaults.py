@@ -32,6 +32,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
     "attentivemix": ({"saliency": "fine_grained", "grid": 7}, {"saliency": "fine_grained", "top_k": 6}),
     "tokenmix": ({"mask_type": "random", "switch_prob": 1.0}, {"ratio": "beta", "grid": 7, "switch_prob": 1.0}),
+    "adautomix": ({"mix_samples": 2, "lam_concat": True, "att_norm": "batch"}, {"is_random": True, "lam_margin": 0.5}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
     "resizemix": (
         {"per_sample": True, "use_beta": True},
@@ -92,7 +93,7 @@ def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any
 def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
     """What two calls of the mixer and of its whole step give, through both doors where both are open."""
     found: list[Tensor] = []
-    if name not in ("alignmix", "automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
+    if name not in ("adautomix", "alignmix", "automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
         mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
         for _ in range(2):
             mix = mixer(images, labels)
