@@ -93,7 +93,13 @@ def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any
 def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
     """What two calls of the mixer and of its whole step give, through both doors where both are open."""
     found: list[Tensor] = []
-    if name not in ("adautomix", "alignmix", "automix", "samix", "manifoldmix"):  # more than a mixed batch: create_step alone
+    if name not in (
+        "adautomix",
+        "alignmix",
+        "automix",
+        "samix",
+        "manifoldmix",
+    ):  # more than a mixed batch: create_step alone
         mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
         for _ in range(2):
             mix = mixer(images, labels)
