@@ -48,6 +48,8 @@ FETCHES: Mapping[str, dict[str, Any]] = {
     "supermix": {"teacher": tiny_network({"stages"}, 5, (16, 16), 3)},
 }
 """Mixers that need a teacher, or whose defaults name one that timm would fetch, and what stands in its place."""
+STEPS_ALONE = ("adautomix", "alignmix", "automix", "manifoldmix", "samix")
+"""Mixers that are more than a mixed batch: create_step alone takes them."""
 LABELS: Mapping[str, Any] = {"tokenmix": {"name": "tokenmix_labels", "saliency": "feature"}}
 """Label policies in place of those that a mixer suggests and that need a teacher of the task."""
 
@@ -93,13 +95,7 @@ def step_of(name: str, options: Mapping[str, Any], model: nn.Module, **more: Any
 def everything(name: str, options: Mapping[str, Any], images: Tensor, labels: Tensor, model: nn.Module) -> list[Tensor]:
     """What two calls of the mixer and of its whole step give, through both doors where both are open."""
     found: list[Tensor] = []
-    if name not in (
-        "adautomix",
-        "alignmix",
-        "automix",
-        "samix",
-        "manifoldmix",
-    ):  # more than a mixed batch: create_step alone
+    if name not in STEPS_ALONE:
         mixer = mixcore.create_mixer(name, num_classes=5, model=model, **options)
         for _ in range(2):
             mix = mixer(images, labels)
