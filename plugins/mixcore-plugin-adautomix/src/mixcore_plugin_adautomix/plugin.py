@@ -36,7 +36,7 @@ class AdAutoMix(MomentumMix):
     contract = {"lam_is_mask_mean": False, "pixels_follow_lam": False, "stages": 3}
 
     alpha: float = attrs.field(default=1.0, validator=positive())
-    """Beta(alpha, alpha) gives a number for each source, and these over their sum the ratios; of two the first ratio."""
+    """Beta(alpha, alpha) gives each source a number, and these over their sum the ratios; of two it gives the ratio."""
     mix_samples: int = attrs.field(default=3, validator=ge(2))
     """Images that are mixed to one."""
     is_random: bool = False
