@@ -1,11 +1,12 @@
-"""Cost of AutoMix and SAMix: time, FLOPs and memory of a training step, relative to vanilla and to clean + Mixup.
+"""Cost of AutoMix and its kin: time, FLOPs and memory of a training step, relative to vanilla and to clean + Mixup.
 
-    python benchmarks/automix.py [--backbone cifar_resnet18] [--batch 32] [--rounds 10] [--threads 1]
+    python benchmarks/automix.py [--backbone cifar_resnet18] [--batch 32] [--rounds 10] [--threads 1] [--only adautomix]
 
 All kinds take turns in one process on the same batch, so that what else the machine does falls on all; printed are
-medians, and medians of the ratios within a round. A step is forward and backward; what follows (optimizer step, and for
-the methods the momentum update) is timed beside it. "clean + mixup" is the honest lower rung: the same network on the
-clean and on a mixed batch. FLOPs are those that torch.utils.flop_counter sees.
+medians, and medians of the ratios within a round; on one CPU thread of the process's CPU time, which other programs
+hardly change. A step is forward and backward; what follows (optimizer step, and for the methods the momentum update) is
+timed beside it. "clean + mixup" is the honest lower rung: the same network on the clean and on a mixed batch. FLOPs are
+those that torch.utils.flop_counter sees.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ import mixcore
 from mixcore.api import Mix, Task, beta, blend, draw_partners, hookimpl, send
 from mixcore.config.tables import config_from_tree
 from mixcore.discovery.manager import build_plugins
+from mixcore.measure.cost import cpu_time
 from mixcore.measure.memory import peak_bytes
 from mixcore.step.step import TrainingStep
 
 CLASSES = 100
+RUNGS = ("vanilla", "clean + mixup")
+"""What every kind is compared with."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -57,6 +61,8 @@ def kinds(stage: int | str) -> dict[str, Any]:
         "automix": automix,
         "automix, no one-hot pass": {**automix, "clean_weight": 0.0},
         "samix": samix,
+        "adautomix": {"name": "adautomix", "stage": stage},
+        "adautomix, two images": {"name": "adautomix", "stage": stage, "mix_samples": 2},
     }
 
 
@@ -107,13 +113,14 @@ def contender(backbone: str, mix: Any, image_size: int, arguments: argparse.Name
 
 def clock(call: Callable[[], None], device: torch.device) -> float:
     """Seconds of one call, device included."""
+    now = time.process_time if cpu_time(device) else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = now()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return now() - began
 
 
 def flops(one: Contender, images: Tensor, labels: Tensor) -> float:
@@ -143,6 +150,9 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="PART", help="kinds whose title has it, and the rungs"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     on_cuda = arguments.device.type == "cuda"
@@ -165,7 +175,9 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
         return torch.autocast(device.type, dtype=torch.bfloat16) if arguments.bf16 else nullcontext()
 
     field = {
-        title: contender(arguments.backbone, mix, size, arguments) for title, mix in kinds(arguments.stage).items()
+        title: contender(arguments.backbone, mix, size, arguments)
+        for title, mix in kinds(arguments.stage).items()
+        if title in RUNGS or any(part in title for part in arguments.only)
     }
     counted = {} if arguments.compile else {title: flops(one, images, labels) for title, one in field.items()}
     for turn in range(arguments.rounds + 2):
@@ -181,8 +193,7 @@ def measure(arguments: argparse.Namespace, batch: int) -> None:
     print(f"{'':26}{'ms':>9}{'vanilla':>9}{'two':>7}{'FLOPs':>8}{'after, ms':>11}{'MiB':>9}{'memory':>8}")
     for title, one in field.items():
         ratios = [
-            statistics.median(a / b for a, b in zip(one.seconds, field[other].seconds, strict=True))
-            for other in ("vanilla", "clean + mixup")
+            statistics.median(a / b for a, b in zip(one.seconds, field[other].seconds, strict=True)) for other in RUNGS
         ]
         line = f"{title:<26}{1e3 * statistics.median(one.seconds):9.1f}{ratios[0]:9.2f}{ratios[1]:7.2f}"
         line += f"{counted[title] / counted['vanilla']:8.2f}" if counted else " " * 8

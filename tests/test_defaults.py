@@ -34,6 +34,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     "saliencymix": ({"saliency": "onoff8"}, {"per_sample_box": False}, {"saliency": "feature"}),
     "attentivemix": ({"saliency": "fine_grained", "grid": 7}, {"saliency": "fine_grained", "top_k": 6}),
     "tokenmix": ({"mask_type": "random", "switch_prob": 1.0}, {"ratio": "beta", "grid": 7, "switch_prob": 1.0}),
+    "adautomix": ({"mix_samples": 2, "lam_concat": True, "att_norm": "batch"}, {"is_random": True, "lam_margin": 0.5}),
     "automix": ({"mask_schedule": "cosine_compounding", "upsample": ["nearest", "bilinear"], "lam_margin": 0.5},),
     "resizemix": (
         {"per_sample": True, "use_beta": True},
@@ -52,7 +53,7 @@ FETCHES: Mapping[str, dict[str, Any]] = {
     "supermix": {"teacher": tiny_network({"stages"}, 5, (16, 16), 3)},
 }
 """Mixers whose defaults need attention, a teacher, or one that timm would fetch, and what stands in its place."""
-MORE_THAN_A_BATCH = ("alignmix", "automix", "manifoldmix", "mergemix", "samix", "smmix")
+MORE_THAN_A_BATCH = ("adautomix", "alignmix", "automix", "manifoldmix", "mergemix", "samix", "smmix")
 """Mixers that create_step alone gives."""
 LABELS: Mapping[str, Any] = {
     "mixpro": {"name": "mixpro_labels", "source": "energy"},

@@ -194,5 +194,6 @@ class _Rows:
                 else "mask k: the brighter, the more of source k"
             )
         if self.many:
-            notes.append("framed: the image itself, source 0, whose label weight is lam")
+            own = torch.equal(self.sources[:, 0], torch.arange(len(self.sources)))
+            notes.append(f"framed: {'the image itself, ' if own else ''}source 0, whose label weight is lam")
         return notes

@@ -131,6 +131,8 @@ def lam_leans_as_pixels_do(harness: Harness) -> None:
     subject = harness.subject
     if not (subject.own_pixels and subject.partner_pixels):
         raise NotApplicableError("it moves or resizes the images that it mixes")
+    if not subject.pixels_follow_lam:
+        raise NotApplicableError("it says that what is shown does not follow lam")
     leaning = agreeing = 0
     for mix, images in _mixes(harness, draws=3 * DRAWS):
         if mix.sources.shape[1] < 2 or mix.images.shape[0] != images.shape[0]:
@@ -147,7 +149,8 @@ def lam_leans_as_pixels_do(harness: Harness) -> None:
     expect(
         agreeing > leaning / 2,
         f"only {agreeing} of {leaning} mixed images resemble the source with the largest label weight; lam is the "
-        "weight of the image's own label (source 0), of a pair 1 - lam that of its partner's",
+        "weight of the image's own label (source 0), of a pair 1 - lam that of its partner's; a method that shows what "
+        'it likes whatever lam is declares contract = {"pixels_follow_lam": False}',
     )
 
 

@@ -68,6 +68,8 @@ class Subject:
     weights_sum_to_one: bool = True
     lam_is_mask_mean: bool = True
     """The label weight is the mean of the mask, within 1/(H·W)."""
+    pixels_follow_lam: bool = True
+    """A mixed image resembles the source of the largest label weight most; false where masks are learnt without lam."""
     own_pixels: bool = True
     """Where the mask of source 0 is 1 a mixed image has its own pixel; false for a method that moves or resizes it."""
     partner_pixels: bool = True

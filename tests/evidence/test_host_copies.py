@@ -85,6 +85,8 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "comixup", "block_num": 2, "m_part": 4, "saliency": "feature", "clean_lam": 0.0}, {}),
     ("automix", {}),
     ("samix", {}),
+    ("adautomix", {}),
+    ({"name": "adautomix", "mix_samples": 2, "lam_concat": True, "att_norm": "batch"}, {}),
     ("cutmix", {"labels": "transmix"}),
     ("resizemix", {"labels": "area"}),
     ({"name": "resizemix", "per_sample": True, "interpolation": "bilinear"}, {}),

@@ -239,6 +239,9 @@ LARGER = [
     "cifar100-vit.deit_small.attentivemix.ep200",
     "cifar100-vit.swin_tiny.automix.ep600",
     "cifar100-vit.convnext_tiny.samix.ep600",
+    "cifar100-vit.swin_tiny.adautomix.ep200",
+    "imagenet-pytorch.resnet50.adautomix.ep100",
+    "tiny-imagenet.resnet18.adautomix.ep400",
     "imagenet-rsb-a2.resnet50.samix.ep300",
 ]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -112,6 +113,9 @@ def test_of_many_sources_the_image_itself_is_marked() -> None:
     assert [cell.marked for cell in block.rows[1][:3]] == [False, False, True], "weight 0, and shown all the same"
     assert [cell.caption for cell in block.rows[1][:3]] == ["#2 class 2", "#3 class 3", "#1 class 1"]
     assert any("framed: the image itself" in note for note in block.notes)
+    elsewhere = attrs.evolve(mix, sources=sources.flip(1))
+    notes = section_block(section(elsewhere, images, labels), task(), 2).notes
+    assert any("framed: source 0" in note for note in notes), "what is framed is not the image of that row"
 
 
 def test_the_image_itself_is_shown_where_others_weigh_more() -> None:

@@ -64,6 +64,11 @@ def test_a_lam_of_the_partner_is_found_without_masks(sound: type, broken: type) 
         CHECKS["lam_leans_as_pixels_do"](Harness(Subject(plugin=broken)))
 
 
+def test_a_method_may_say_that_pixels_do_not_follow_lam() -> None:
+    with pytest.raises(NotApplicableError, match="does not follow lam"):
+        CHECKS["lam_leans_as_pixels_do"](Harness(Subject(plugin=WeightsThePartner, pixels_follow_lam=False)))
+
+
 class Policy:
     role = "labels"
 

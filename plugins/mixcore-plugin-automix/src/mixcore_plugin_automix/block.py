@@ -6,6 +6,7 @@ Letters: d width of queries and keys, n = h·w positions of the feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import attrs
 import torch
@@ -14,22 +15,31 @@ from torch import Generator, Tensor, nn
 
 from mixcore_plugin_automix.masks import Upsample, masks_of_logits
 
-__all__ = ["AutoMixBlock", "Draw", "MixBlock", "cross_attention", "full_precision"]
+__all__ = ["AutoMixBlock", "Call", "Draw", "LearnedBlock", "MixBlock", "cross_attention"]
 
 LARGEST = 1e25
 """Attention scores are cut to this magnitude, so that an overflow gives a mask and not NaN."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Draw:
-    """What one call of the block is told: the ratio, and who is mixed with whom [N]."""
+class Call:
+    """What any call of a block is told; who is mixed, and by which ratios, is for each kind of block to add."""
+
+    upsample: Upsample = "nearest"
+    """How the masks are enlarged."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Draw(Call):
+    """A call for pairs: the ratio, and who is mixed with whom [N]."""
 
     lam: float
     partner: Tensor
-    upsample: Upsample = "nearest"
-    """How the mask is enlarged."""
     noise: Generator | None = None
     """Where dropout draws from; None: the block drops nothing."""
+
+
+CallT = TypeVar("CallT", bound=Call)
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -48,15 +58,13 @@ def cross_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return torch.bmm(weights, values.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, values.shape[-2:])
 
 
-class MixBlock(nn.Module):
-    """What the blocks of AutoMix and SAMix share: two masks from one projection, the second without a graph.
+class LearnedBlock(nn.Module, Generic[CallT]):
+    """What all blocks share: masks for two calls from one projection of the map, the second without a graph.
 
     `dropped` counts loss terms of the block that were NaN and left out.
     """
 
     dropped: Tensor
-    noisy = False
-    """Whether the block draws noise at each call."""
 
     def __init__(self, layer_norm: bool) -> None:
         super().__init__()
@@ -64,7 +72,7 @@ class MixBlock(nn.Module):
         self.register_buffer("dropped", torch.zeros((), dtype=torch.int64))
 
     def initialise(self) -> None:
-        """All convolutions Normal(0, 0.01), biases 0: masks start near one half."""
+        """All convolutions Normal(0, 0.01), biases 0: at the start masks are near equal shares."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -75,8 +83,12 @@ class MixBlock(nn.Module):
         """What all calls share, from the map [N,C,h,w] of the unmixed images; may run under autocast."""
         raise NotImplementedError
 
-    def logits(self, projected: Sequence[Tensor], draw: Draw) -> Tensor:
-        """Logits [N,1,h,w] of the partner's weight."""
+    def logits(self, projected: Sequence[Tensor], call: CallT) -> Tensor:
+        """What the masks are made of, at the resolution of the map."""
+        raise NotImplementedError
+
+    def shares(self, logits: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
+        """Masks at the size of the images, source 0 first, from the logits."""
         raise NotImplementedError
 
     def normalised(self, features: Tensor) -> Tensor:
@@ -87,24 +99,35 @@ class MixBlock(nn.Module):
         return F.layer_norm(features.movedim(1, -1).float(), channels).movedim(-1, 1)
 
     def masks(
-        self, projected: Sequence[Tensor], learns: Draw, serves: Draw, size: tuple[int, int]
+        self, projected: Sequence[Tensor], learns: CallT, serves: CallT, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Masks [N,1,H,W] float32 for two draws: with the graph that the block learns by, and without one."""
+        """float32 masks for two calls: with the graph that the block learns by, and without one."""
         projected = [full_precision(tensor) for tensor in projected]
-        learning = masks_of_logits(self.logits(projected, learns), size, learns.upsample)
+        learning = self.shares(self.logits(projected, learns), size, learns.upsample)
         with torch.no_grad():
-            serving = masks_of_logits(self.logits(projected, serves), size, serves.upsample)
+            serving = self.shares(self.logits(projected, serves), size, serves.upsample)
         return learning, serving
 
-    def preview(self, projected: Sequence[Tensor], draw: Draw, size: tuple[int, int]) -> Tensor:
-        """Masks [N,1,H,W] in eval mode, the mode restored."""
+    def preview(self, projected: Sequence[Tensor], call: CallT, size: tuple[int, int]) -> Tensor:
+        """Masks in eval mode, the mode restored."""
         was = self.training
         self.eval()
         try:
-            logits = self.logits([full_precision(tensor) for tensor in projected], draw)
+            logits = self.logits([full_precision(tensor) for tensor in projected], call)
         finally:
             self.train(was)
-        return masks_of_logits(logits, size, draw.upsample)
+        return self.shares(logits, size, call.upsample)
+
+
+class MixBlock(LearnedBlock[Draw]):
+    """What the blocks of AutoMix and SAMix share: logits [N,1,h,w] of the partner's weight, one mask per pair."""
+
+    noisy = False
+    """Whether the block draws noise at each call."""
+
+    def shares(self, logits: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
+        """Masks [N,1,H,W] of the image's own weight."""
+        return masks_of_logits(logits, size, mode)
 
 
 class AutoMixBlock(MixBlock):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixcore.api import take_rows
 
-__all__ = ["MASK_LOSSES", "MaskLoss", "Upsample", "adjust_masks", "mask_loss", "masks_of_logits", "mix_by_mask"]
+__all__ = [
+    "MASK_LOSSES",
+    "MaskLoss",
+    "Upsample",
+    "adjust_masks",
+    "enlarged",
+    "mask_loss",
+    "masks_of_logits",
+    "mix_by_mask",
+    "upsample_fits",
+]
 
 Upsample = Literal["nearest", "bilinear"]
 MaskLoss = Literal["l1", "l1_variance", "l2_variance", "sparsity"]
@@ -20,11 +31,20 @@ TINY = 1e-8
 """How near to 0 and 1 a mask may come before it is rescaled."""
 
 
+def upsample_fits(_: object, attribute: attrs.Attribute[Any], value: tuple[Upsample, ...]) -> None:
+    """Validator of options that list ways of enlarging a mask."""
+    if not (value and set(value) <= {"nearest", "bilinear"}):
+        raise ValueError(f'{attribute.name!r} must list "nearest", "bilinear" or both, found {list(value)}')
+
+
+def enlarged(logits: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
+    """The logits [N,c,h,w] at `size`, [N,c,H,W]: it is they that are enlarged, and not masks."""
+    return F.interpolate(logits, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
+
+
 def masks_of_logits(logits: Tensor, size: tuple[int, int], mode: Upsample) -> Tensor:
-    """Masks [N,1,H,W] from logits [N,1,h,w] of the partner's weight; the logits are enlarged, not the masks."""
-    smooth = mode == "bilinear"
-    enlarged = F.interpolate(logits, size=size, mode=mode, align_corners=False if smooth else None)
-    return torch.sigmoid(-enlarged)
+    """Masks [N,1,H,W] from logits [N,1,h,w] of the partner's weight."""
+    return torch.sigmoid(-enlarged(logits, size, mode))
 
 
 def adjust_masks(masks: Tensor, lam: float) -> Tensor:
