@@ -22,7 +22,7 @@ from mixcore_plugins_builtin.data.options import (
     probability,
 )
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "digit_images"]
 
 BRIGHTEST = 16
 """The set counts the ink of 4x4 cells, 0..16."""
@@ -58,17 +58,25 @@ class Digits(ResidentOptions):
     @hookimpl
     def build_data(self) -> Data:
         """The two splits, enlarged."""
-        with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
-            cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
-        check_memory("data.size and data.channels", len(cells) * self.channels * self.size**2)
-        images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
-        held_back = held_back_rows(labels)
+        images, labels, held_back = digit_images(self.size, self.channels)
         return self.resident_data(
             (images[~held_back], labels[~held_back]),
             (images[held_back], labels[held_back]),
             num_classes=10,
             class_names="0123456789",
         )
+
+
+def digit_images(size: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All images uint8 [n,channels,size,size], their digits int64 [n], and whether they are for validation, bool [n].
+
+    Raises ConfigError for a size that this machine has no room for.
+    """
+    with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
+        cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
+    check_memory("data.size and data.channels", len(cells) * channels * size**2)
+    images = enlarge(cells, size).expand(-1, channels, -1, -1).contiguous()
+    return images, labels, held_back_rows(labels)
 
 
 def enlarge(cells: Tensor, size: int) -> Tensor:
