@@ -80,7 +80,9 @@ class FashionMNIST(ResidentOptions):
         root = data_path(self.root)
         raw = root / "FashionMNIST" / "raw"
         train, test = (
-            open_torchvision(datasets.FashionMNIST, "Fashion-MNIST", root, raw, FASHION_FILES, self.download, train=train)
+            open_torchvision(
+                datasets.FashionMNIST, "Fashion-MNIST", root, raw, FASHION_FILES, self.download, train=train
+            )
             for train in (True, False)
         )
         return self.resident_data(

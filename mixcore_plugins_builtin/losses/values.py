@@ -81,9 +81,10 @@ class Huber:
 
 @attrs.define(eq=False, kw_only=True)
 class FocalL1:
-    """Focal absolute error of values (arXiv 2102.09554): e·(2·sigmoid(beta·e) - 1), or e·tanh(beta·e), with e = |z - t|.
+    """Focal absolute error of values, e = |z - t|: e·(2·sigmoid(beta·e) - 1), or e·tanh(beta·e).
 
-    Small errors count less than they do in `l1`: their penalty is nearly a square, that of large ones nearly e itself.
+    From "Delving into Deep Imbalanced Regression", ICML 2021, arXiv 2102.09554. Small errors count less than they do in
+    `l1`: their penalty is nearly a square, that of large ones nearly e itself.
     """
 
     role = "loss"

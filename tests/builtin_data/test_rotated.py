@@ -137,7 +137,9 @@ def test_angles_of_rcf_mnist_are_fixed_by_the_seed_and_differ_between_the_splits
 @pytest.mark.parametrize(("missing", "title"), [("FashionMNIST", "Fashion-MNIST"), ("cifar-10-batches-py", "CIFAR-10")])
 def test_a_source_that_is_missing_is_named(root: Path, missing: str, title: str) -> None:
     (root / missing).rename(root / "elsewhere")
-    with pytest.raises(DataError, match=rf"{title}, of which RCF-MNIST is made, is not at .*{missing}.*download = true"):
+    with pytest.raises(
+        DataError, match=rf"{title}, of which RCF-MNIST is made, is not at .*{missing}.*download = true"
+    ):
         RcfMnist(root=str(root)).build_data()
 
 
