@@ -116,7 +116,9 @@ def test_a_constant_prediction_has_no_correlation_and_warns_of_nothing() -> None
 
 def test_classes_are_refused() -> None:
     chosen = build_method_plugins(mix="none", labels="weights", loss="soft_cross_entropy", extra=["value_metrics"])
-    with pytest.raises(ConfigError, match="value_metrics.* takes labels of kind value, and this task has class labels"):
+    with pytest.raises(
+        ConfigError, match=r"value_metrics.* takes labels of kind value, and this task has class labels"
+    ):
         check_run(chosen, task(None, 3, "class"), 10)
 
 
