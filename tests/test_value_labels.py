@@ -37,6 +37,12 @@ PLAIN = {"mix": {"name": "mixup"}, "labels": {"name": "weights"}, "loss": {"name
 MASKED = {"mix": {"name": "cutmix"}, "loss": {"name": "l1"}}
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal names every installed plugin that would do, on a busy machine too."""
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)
+
+
 def refusal(**chosen: Any) -> str | None:
     try:
         check_task(step_plugins(**chosen), TASK)
