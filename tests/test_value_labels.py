@@ -133,7 +133,7 @@ def test_saliencies_of_a_class_are_refused(saliency: str) -> None:
 
 def test_a_loop_of_ones_own_is_told_what_its_labels_are() -> None:
     net = TinyConvNet(1)
-    step = mixcore.create_step(net, mix="mixup", num_classes=1, iterations=2, image_size=(8, 8))
+    step = mixcore.create_step(net, mix="mixup", loss="bce", num_classes=1, iterations=2, image_size=(8, 8))
     with pytest.raises(DataError, match=r"label_kind='class'.*label_kind='soft' \(rows over classes\) or 'value'"):
         step(torch.randn(4, 3, 8, 8), torch.rand(4, 1))
     mixer = mixcore.create_mixer("mixup", num_classes=1)
