@@ -1,11 +1,11 @@
-"""Words of messages: long ones cut, misspelt ones with what was probably meant."""
+"""Words of messages: long ones cut, misspelt ones with what was probably meant, numbers as they are told."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["LONGEST", "cut", "nearest", "suggestion"]
+__all__ = ["LONGEST", "as_measured", "cut", "nearest", "suggestion"]
 
 LONGEST = 80
 """Characters of a value, a key or a path that a message repeats."""
@@ -17,6 +17,11 @@ def cut(text: str, longest: int = LONGEST) -> str:
         return text
     half = (longest - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def as_measured(metric: str, value: float) -> str:
+    """The value of a metric as tables have it: an accuracy in percent with two decimals, any other with four."""
+    return f"{value:.2f}" if metric.startswith("top") else f"{value:.4f}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

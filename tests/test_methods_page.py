@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "build_methods.py")))
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 MIXERS, POLICIES, SALIENCIES = METHODS.names("mix"), METHODS.names("labels"), METHODS.names("saliency")
-LOSSES = tuple(name for name in METHODS.names("loss") if name != "mse")  # of values, which these labels are not
+LOSSES = tuple(
+    name for name in METHODS.names("loss") if "class" in getattr(METHODS.class_of(name), "accepts", ("class",))
+)
 STEPS = 3
 
 

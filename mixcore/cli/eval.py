@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mixcore.cli.files import written
+from mixcore.words import as_measured
 
 __all__ = ["command"]
 
@@ -62,4 +63,4 @@ def _print_table(found: dict[str, dict[str, float]]) -> None:
 def _number(metric: str, value: float) -> str:
     if metric == "count":
         return f"{value:.0f}"
-    return f"{value:.2f} %" if metric.startswith("top") else f"{value:.4f}"
+    return f"{as_measured(metric, value)}{' %' if metric.startswith('top') else ''}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mixcore.words import as_measured
+
 if TYPE_CHECKING:
     from mixcore.discovery.plugins import Plugins
     from mixcore.run.folder import RunFolder
@@ -111,7 +113,7 @@ def _result(folder: RunFolder) -> str:
     percent = " %" if summary["metric"].startswith("top") else ""
 
     def shown(value: float | None) -> str:
-        return "not finite" if value is None else f"{value:.2f}{percent}"
+        return "not finite" if value is None else f"{as_measured(summary['metric'], value)}{percent}"
 
     best = summary["best"]
     found = "never finite" if best is None else f"{shown(best['value'])} in epoch {best['epoch']}"

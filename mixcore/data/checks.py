@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -29,8 +30,12 @@ def layout(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}".replace("torch.", "")
 
 
-def check_labels(labels: Tensor, task: Task, where: str) -> None:
-    """Refuse labels [N] or [N,K] of another kind than the task's, or class labels outside [0, K). Raises DataError."""
+def check_labels(labels: Tensor, task: Task, where: str) -> Tensor:
+    """The labels of a set or batch, [N] or [N,K] as the task's kind says; one value an image may come as [N].
+
+    Raises DataError for labels of another kind, or class labels outside [0, K).
+    """
+    labels = _one_value_a_row(labels, task, 1)
     if task.label_kind == "class":
         if labels.ndim != 1 or labels.dtype != torch.int64:
             raise DataError(f"labels of {where} are {layout(labels)}; class labels are int64 [N]")
@@ -45,10 +50,20 @@ def check_labels(labels: Tensor, task: Task, where: str) -> None:
             f"labels of {where} are {layout(labels)}; labels of kind {task.label_kind!r} are floating "
             f"[N,{task.num_classes}]"
         )
+    return labels
 
 
-def check_resident(resident: Resident, task: Task, where: str) -> None:
-    """Refuse images that are no uint8 [n,C,H,W] of the task, none at all, or labels that do not fit. DataError."""
+def _one_value_a_row(labels: Tensor, task: Task, dimensions: int) -> Tensor:
+    """Labels of a single value with the dimension of the values, where they came without: [N] as [N,1]."""
+    single = task.label_kind == "value" and task.num_classes == 1 and labels.is_floating_point()
+    return labels.unsqueeze(-1) if single and labels.ndim == dimensions else labels
+
+
+def check_resident(resident: Resident, task: Task, where: str) -> Resident:
+    """The set, its labels [n] or [n,K] as the task's kind says.
+
+    Raises DataError for images that are no uint8 [n,C,H,W] of the task, none at all, or labels that do not fit.
+    """
     images, labels = resident.images, resident.labels
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != task.in_channels:
         raise DataError(f"images of {where} are {layout(images)}; expected uint8 [n,{task.in_channels},H,W]")
@@ -56,7 +71,7 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
         raise DataError(f"{where} is empty; a run needs at least one image in it")
     if len(labels) != len(images):
         raise DataError(f"{where} has {len(images)} images and {len(labels)} labels; expected one label per image")
-    check_labels(labels, task, where)
+    labels = check_labels(labels, task, where)
     for name, found in resident.maps.items():
         fits = found.ndim == 4 and len(found) == len(images) and found.shape[2:] == images.shape[2:]
         if found.dtype != torch.uint8 or not fits:
@@ -65,6 +80,7 @@ def check_resident(resident: Resident, task: Task, where: str) -> None:
                 f"the map {name!r} of {where} is {layout(found)}; expected uint8 [{len(images)},c,{height},{width}], "
                 "one for each image and of its size"
             )
+    return attrs.evolve(resident, labels=labels)
 
 
 def check_image(image: object, task: Task, where: str) -> Tensor:
@@ -114,11 +130,15 @@ def check_sample_maps(
 
 
 def check_label(label: object, task: Task, where: str) -> Tensor:
-    """The label of one sample, int64 [] or float32 [K] as the task says. Raises DataError for anything else."""
+    """The label of one sample, int64 [] or float32 [K] as the task says; a single value may come as a number.
+
+    Raises DataError for anything else.
+    """
     try:
         tensor = torch.as_tensor(label)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{where} has the label {label!r:.50}, which is no number; {_expected(task)}") from error
+    tensor = _one_value_a_row(tensor, task, 0)
     if task.label_kind == "class":
         fits = tensor.ndim == 0 and not (tensor.is_floating_point() or tensor.is_complex())
     else:

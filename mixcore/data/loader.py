@@ -57,10 +57,11 @@ def build_train_loader(
     """
     check_task(data.task)
     inputs = InputImages(data.task, device, channels_last=channels_last)
-    if isinstance(data.train, Resident):
-        check_resident(data.train, data.task, "the training set")
+    train = data.train
+    if isinstance(train, Resident):
+        train = check_resident(train, data.task, "the training set")
     batches = Batches(
-        samples=length_of(data.train, "the training set"),
+        samples=length_of(train, "the training set"),
         batch_size=batch_size,
         drop_last=drop_last,
         seed=seed,
@@ -68,10 +69,10 @@ def build_train_loader(
         world=world,
         repeats=data.repeats,
     )
-    if isinstance(data.train, Resident):
-        return ResidentTrainLoader(data.train, batches, inputs, device, augmentations=augmentations, maps=maps)
+    if isinstance(train, Resident):
+        return ResidentTrainLoader(train, batches, inputs, device, augmentations=augmentations, maps=maps)
     return WorkerTrainLoader(
-        data.train,
+        train,
         data.task,
         batches,
         inputs,
@@ -92,9 +93,10 @@ def build_eval_loader(
     """
     check_task(data.task)
     inputs = InputImages(data.task, device, channels_last=channels_last)
-    if isinstance(data.validation, Resident):
-        check_resident(data.validation, data.task, "the validation set")
-    shares = evaluation_share(length_of(data.validation, "the validation set"), batch_size, rank, world)
-    if isinstance(data.validation, Resident):
-        return ResidentEvalLoader(data.validation, shares, inputs, device)
-    return WorkerEvalLoader(data.validation, data.task, shares, inputs, workers=workers, device=device)
+    validation = data.validation
+    if isinstance(validation, Resident):
+        validation = check_resident(validation, data.task, "the validation set")
+    shares = evaluation_share(length_of(validation, "the validation set"), batch_size, rank, world)
+    if isinstance(validation, Resident):
+        return ResidentEvalLoader(validation, shares, inputs, device)
+    return WorkerEvalLoader(validation, data.task, shares, inputs, workers=workers, device=device)

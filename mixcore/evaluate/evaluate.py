@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from mixcore.autocast import PRECISIONS, autocast_of
 from mixcore.data.loader import Loader
 from mixcore.errors import MixcoreError
-from mixcore.evaluate.metrics import Metric, add_up, default_metrics
+from mixcore.evaluate.metrics import add_up, default_metrics
 from mixcore.networks.interface import Passes, logits_of
 from mixcore.networks.modes import mode
 from mixcore.networks.network import Network
-from mixcore.types import Task
+from mixcore.types import Metric, Task
 
 __all__ = ["Predictors", "evaluate"]
 

@@ -1,4 +1,4 @@
-"""Metrics of one predictor: what a metric is, and the counts that every run reports, kept on the device until the end.
+"""Metrics of one predictor: what a run reports, and the counts that every run does, kept on the device until the end.
 
 N images of a batch, K classes or values. Per label kind:
 
@@ -17,17 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixcore.errors import DataError
-from mixcore.types import LabelKind, Task
+from mixcore.errors import ConfigError, DataError
+from mixcore.types import LabelKind, Metric, Task
 
-__all__ = ["METRICS", "Counts", "Metric", "add_up", "default_metrics", "headline", "ranks"]
+if TYPE_CHECKING:
+    from mixcore.hooks.calls import PluginCalls
+
+__all__ = ["METRICS", "Counts", "add_up", "default_metrics", "headline", "ranks"]
 
 METRICS: dict[LabelKind, tuple[str, ...]] = {
     "class": ("top1", "top5", "loss", "count"),
@@ -38,21 +41,22 @@ METRICS: dict[LabelKind, tuple[str, ...]] = {
 """What is reported per label kind; accuracies in percent."""
 
 
-class Metric(Protocol):
-    """What is measured over a set of images; torchmetrics' metrics and collections are such as they are."""
+def default_metrics(task: Task, device: torch.device, extras: Iterable[PluginCalls] = ()) -> dict[str, Metric]:
+    """What every run reports, the numbers of METRICS from one pass over the logits, and what its `extras` add.
 
-    def update(self, logits: Tensor, labels: Tensor, /) -> Any:
-        """Add one batch: `logits` [N,K] float32 and labels as the task's kind says; nothing is read on the host."""
-        ...
-
-    def compute(self) -> Any:
-        """The number over all images of all processes, each of which calls it; or several numbers by name."""
-        ...
-
-
-def default_metrics(task: Task, device: torch.device) -> dict[str, Metric]:
-    """What every run reports: the numbers of METRICS, from one pass over the logits."""
-    return {"counts": Counts(task, device)}
+    Raises ConfigError where two of them give a metric of the same name.
+    """
+    metrics: dict[str, Metric] = {"counts": Counts(task, device)}
+    givers = dict.fromkeys((*metrics, *METRICS[task.label_kind]), "every run")
+    for calls in extras:
+        for name, metric in calls.build_metrics(task=task).items():
+            if name in givers:
+                raise ConfigError(
+                    f"{calls.label} gives the metric {name!r}, which {givers[name]} gives too; give it another "
+                    "name, or leave that [[extra]] out"
+                )
+            metrics[name], givers[name] = metric, calls.label
+    return metrics
 
 
 def headline(task: Task) -> tuple[str, bool]:

@@ -49,7 +49,7 @@ def write_timm(exported: Exported, folder: Path) -> str:
         "num_classes": task.num_classes,
     }
     described: dict[str, Any] = {"pretrained_cfg": preprocessing}
-    if task.class_names:
+    if task.class_names and task.label_kind != "value":
         described["label_names"] = list(task.class_names)
     save_for_hf(network, str(folder), model_config=described, safe_serialization=True)
     arguments = {"num_classes": task.num_classes, "in_chans": task.in_channels, **_own_facts(folder / "config.json")}

@@ -27,7 +27,7 @@ from mixcore.hooks.results import (
     unexpected,
 )
 from mixcore.hooks.specs import HookSpecs
-from mixcore.types import Data, Mix, Part, Targets
+from mixcore.types import Data, Metric, Mix, Part, Targets
 
 __all__ = ["HOOKS", "PluginCalls", "check_implementations", "has_wrapper"]
 
@@ -229,6 +229,18 @@ class PluginCalls:
         found = self._call("predictors", arguments)
         if not isinstance(found, Mapping):
             raise self._wrong("predictors", found, "a mapping of names to (network, head)")
+        return dict(found)
+
+    def build_metrics(self, **arguments: Any) -> dict[str, Metric]:
+        """Further metrics of this plugin by name; empty where it has none."""
+        if not self.has("build_metrics"):
+            return {}
+        found = self._call("build_metrics", arguments)
+        if not isinstance(found, Mapping):
+            raise self._wrong("build_metrics", found, "a mapping of names to metrics")
+        for name, metric in found.items():
+            if not all(callable(getattr(metric, method, None)) for method in ("update", "compute")):
+                raise self._wrong("build_metrics", metric, f"an object with update and compute under {name!r}")
         return dict(found)
 
     def log_record(self, **arguments: Any) -> None:

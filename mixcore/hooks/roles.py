@@ -176,7 +176,7 @@ ROLES: Mapping[str, Role] = {
     EXTRA: Role(
         title="extra",
         plural="extras",
-        hooks=("log_record",),
+        hooks=("build_metrics", "log_record"),
         several=True,
         in_step=True,
         checks=("class", *_BESIDE_A_MIXER),

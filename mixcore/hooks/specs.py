@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mixcore.evidence.probe import Probe
     from mixcore.job import RunJob
-    from mixcore.types import Batch, Data, ForwardOutput, Mix, Part, RunData, Step, Targets, Task, Track
+    from mixcore.types import Batch, Data, ForwardOutput, Metric, Mix, Part, RunData, Step, Targets, Task, Track
 
 __all__ = ["HookSpecs"]
 
@@ -160,6 +160,11 @@ class HookSpecs:
         self, model: nn.Module, modules: Mapping[str, nn.Module]
     ) -> Mapping[str, tuple[nn.Module, nn.Module | None]]:
         """Every plugin: name -> (network, head or None for its own), evaluated beside `model` and `ema`."""
+        ...
+
+    @hookspec(firstresult=True)
+    def build_metrics(self, task: Task) -> Mapping[str, Metric]:
+        """Extras: further metrics of every predictor, by name, none of which was given a batch yet."""
         ...
 
     @hookspec(firstresult=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mixcore.config.run_dir import setting_texts
 from mixcore.ledger.sweep_state import RunState, SweepState
+from mixcore.words import as_measured
 
 __all__ = ["header", "markdown", "summarise_sweep", "table_row"]
 
@@ -64,8 +65,9 @@ def header(summary: Mapping[str, Any]) -> list[str]:
 def table_row(summary: Mapping[str, Any], group: Mapping[str, Any]) -> list[str]:
     """One setting: its values of the grid, what each seed gave or how far it is, and the statistics."""
     own = {row["seed"]: row for row in summary["runs"] if row["settings"] == group["settings"]}
-    values = [_value(own[seed]) if seed in own else "" for seed in _seeds(summary)]
-    told = [_number(group["mean"]), _number(group["deviation"]), str(group["n"])]
+    metric = summary["metric"]
+    values = [_value(own[seed], metric) if seed in own else "" for seed in _seeds(summary)]
+    told = [_number(group["mean"], metric), _number(group["deviation"], metric), str(group["n"])]
     return [*(_cell(group["settings"].get(key)) for key in _keys(summary)), *values, *told]
 
 
@@ -98,14 +100,14 @@ def _what(summary: Mapping[str, Any]) -> str:
     return f"Values are {measured}; the deviation is the population's. {count}"
 
 
-def _value(row: Mapping[str, Any]) -> str:
+def _value(row: Mapping[str, Any], metric: str | None) -> str:
     if row["status"] != "done":
         return str(row["status"])
-    return _number(row["value"]) or "not finite"
+    return _number(row["value"], metric) or "not finite"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None or not math.isfinite(value) else f"{value:.2f}"
+def _number(value: float | None, metric: str | None) -> str:
+    return "" if value is None or metric is None or not math.isfinite(value) else as_measured(metric, value)
 
 
 def _cell(value: Any) -> str:

@@ -41,6 +41,11 @@ def kind_of(labels: object) -> LabelKind:
     return "soft" if isinstance(labels, Tensor) and labels.is_floating_point() else "class"
 
 
+def _kinds_like(labels: Tensor) -> str:
+    """The kinds that labels of this dtype can be, in words."""
+    return "'soft' (rows over classes) or 'value' (numbers)" if kind_of(labels) == "soft" else "'class'"
+
+
 def check_images(images: object) -> None:
     """Refuse images that no mixer takes: expected floating [N,C,H,W] without a graph, N > 0. Raises DataError."""
     if not isinstance(images, Tensor):
@@ -84,6 +89,7 @@ def check_labels(labels: object, images: Tensor, kind: LabelKind, num_classes: i
     elif labels.ndim != 2 or labels.shape[1] != num_classes:
         raise DataError(
             f"labels are {layout(labels)}; with num_classes={num_classes} they are floating [N,{num_classes}]"
+            f"{': labels[:, None]' if num_classes == 1 and labels.ndim == 1 else ''}"
         )
     if labels.shape[0] != images.shape[0]:
         raise DataError(
@@ -137,7 +143,7 @@ class StepBatches:
         if isinstance(labels, Tensor) and (kind_of(labels) == "class") != (kind == "class"):
             raise DataError(
                 f"labels are {layout(labels)}, and the step was made with label_kind={kind!r}; "
-                f"say label_kind={kind_of(labels)!r} in create_step"
+                f"say label_kind={_kinds_like(labels)} in create_step"
             )
         check_labels(labels, images, kind, self.task.num_classes, read=images.device.type == "cpu" or not self._seen)
         self.companions.check(images, told.get("index"), told.get("maps"), told.get("augmented", ()))

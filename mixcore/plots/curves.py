@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["curves", "draw_curves"]
 
-USUAL = ("val/top1", "val/loss", "train/loss")
+USUAL = ("val/top1", "val/mae", "val/loss", "train/loss")
 """What is drawn where no key is named, the first that a run has."""
 
 

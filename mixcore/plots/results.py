@@ -60,6 +60,12 @@ def radar(runs: Sequence[PlottedRun]) -> Table:
     ConfigError for fewer than three data sets, and where a method lacks one of them.
     """
     settings_of(runs)  # all have ended
+    others = {run.summary["metric"] for run in runs if run.summary and not run.summary["metric"].startswith("top")}
+    if others:
+        raise ConfigError(
+            f"a radar plot compares accuracies; some of these runs are measured by {', '.join(sorted(others))}; "
+            "--kind tradeoff and --kind curves take them"
+        )
     values: dict[tuple[str, str], list[float]] = {}
     for run in runs:
         assert run.summary is not None

@@ -18,7 +18,7 @@ from mixcore.discovery.manager import register_selection
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import CheckpointError, DataError, MixcoreError, RunFolderError
 from mixcore.evaluate.evaluate import Predictors, evaluate
-from mixcore.evaluate.metrics import Metric
+from mixcore.evaluate.metrics import default_metrics
 from mixcore.run import saved
 from mixcore.run.checkpoint import read_checkpoint
 from mixcore.run.folder import RunFolder
@@ -31,7 +31,7 @@ from mixcore.step.step import TrainingStep
 from mixcore.train.agreement import Processes
 from mixcore.train.ema import Ema
 from mixcore.train.state import named_predictors
-from mixcore.types import Data, Resident, Task
+from mixcore.types import Data, Metric, Resident, Task
 
 __all__ = ["LoadedRun", "SavedRun", "load_run", "read_run"]
 
@@ -118,7 +118,7 @@ class LoadedRun:
                 task=self.task,
                 device=self.device,
                 precision=self.config.train.precision,
-                metrics=metrics,
+                metrics=default_metrics(self.task, self.device, self._plugins.extras) if metrics is None else metrics,
             )
 
 

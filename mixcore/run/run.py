@@ -16,7 +16,7 @@ from mixcore.discovery.manager import register_selection
 from mixcore.discovery.plugins import Plugins
 from mixcore.errors import CheckpointError
 from mixcore.evaluate.evaluate import evaluate
-from mixcore.evaluate.metrics import headline
+from mixcore.evaluate.metrics import default_metrics, headline
 from mixcore.hooks.trace import HookTimes
 from mixcore.logs.jsonl import append_line, check_lines, record_line, restore_lines
 from mixcore.logs.progress import Progress
@@ -205,6 +205,7 @@ class _Run:
             device=self.processes.device,
             precision=self.loaded.config.train.precision,
             compiled=state.step.compiled(network for network, _ in predictors.values()),
+            metrics=default_metrics(task, self.processes.device, self.plugins.extras),
         )
         state.seconds["evaluate"] += time.monotonic() - began
         together = Totals(self.loaded.config.train.precision)

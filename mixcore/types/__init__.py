@@ -9,6 +9,7 @@ from __future__ import annotations
 from mixcore.types.analysis import RunData, Track
 from mixcore.types.batch import Batch
 from mixcore.types.data import Augment, Data, Resident, Task
+from mixcore.types.metric import Metric
 from mixcore.types.mix import Mix, Targets
 from mixcore.types.names import LabelKind, Stage
 from mixcore.types.output import Attention, ForwardOutput
@@ -22,6 +23,7 @@ __all__ = [
     "Data",
     "ForwardOutput",
     "LabelKind",
+    "Metric",
     "Mix",
     "Part",
     "Resident",

@@ -22,7 +22,7 @@ from mixcore_plugins_builtin.data.options import (
     probability,
 )
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "digit_images"]
 
 BRIGHTEST = 16
 """The set counts the ink of 4x4 cells, 0..16."""
@@ -61,11 +61,7 @@ class Digits(ResidentOptions):
     @hookimpl
     def build_data(self) -> Data:
         """The two splits, enlarged."""
-        with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
-            cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
-        check_memory("data.size and data.channels", len(cells) * self.channels * self.size**2)
-        images = enlarge(cells, self.size).expand(-1, self.channels, -1, -1).contiguous()
-        held_back = held_back_rows(labels)
+        images, labels, held_back = digit_images(self.size, self.channels)
         training = images[~held_back]
         return self.resident_data(
             (training, labels[~held_back]),
@@ -74,6 +70,18 @@ class Digits(ResidentOptions):
             class_names="0123456789",
             maps={self.object_map: training[:, :1]} if self.object_map else None,
         )
+
+
+def digit_images(size: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All images uint8 [n,channels,size,size], their digits int64 [n], and whether they are for validation, bool [n].
+
+    Raises ConfigError for a size that this machine has no room for.
+    """
+    with (files("mixcore_plugins_builtin.data") / "digits.npz").open("rb") as file, np.load(file) as stored:
+        cells, labels = torch.from_numpy(stored["images"]), torch.from_numpy(stored["labels"]).long()
+    check_memory("data.size and data.channels", len(cells) * channels * size**2)
+    images = enlarge(cells, size).expand(-1, channels, -1, -1).contiguous()
+    return images, labels, held_back_rows(labels)
 
 
 def enlarge(cells: Tensor, size: int) -> Tensor:

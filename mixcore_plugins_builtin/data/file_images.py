@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL.Image import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mixcore.api import UnreadableSampleError
@@ -39,9 +40,9 @@ class FileImages(Dataset[Any]):
         """Image uint8 or float32 [3,H,W] and label."""
         return self.transform(self.opened(index)), self.label(index)
 
-    def label(self, index: int) -> int:
-        """Of one image, from 0."""
-        return int(self.split.labels[index])
+    def label(self, index: int) -> int | Tensor:
+        """Of one image the class, from 0, or its values."""
+        return self.split.label(index)
 
     def opened(self, index: int) -> Image:
         """The image in RGB, as large as its file has it."""

@@ -106,8 +106,10 @@ class FileOptions:
     map_folders: Mapping[str, str] = attrs.field(factory=dict, metadata=PLACE, validator=_movable)
     """Maps of the training images by name: a folder that has a file for each at its path, with any ending."""
 
-    def file_data(self, train: LabelledFiles, validation: LabelledFiles) -> Data:
-        """Both splits, for workers. Raises DataError where maps lack."""
+    def file_data(
+        self, train: LabelledFiles, validation: LabelledFiles, further: Mapping[str, LabelledFiles] | None = None
+    ) -> Data:
+        """Both splits, for workers, and `further` ones as evaluation sets by name. Raises DataError where maps lack."""
         maps = scan_map_folders(self.map_folders, train, self.on_corrupt)
         training = TrainingTransform(
             size=self.size,
@@ -133,8 +135,12 @@ class FileOptions:
                 image_size=(self.size, self.size),
                 mean=self.mean,
                 std=self.std,
+                label_kind=train.label_kind,
                 class_names=train.classes,
             ),
             repeats=self.repeats,
-            evaluation={"train": FileImages(train, evaluation, self.on_corrupt)},
+            evaluation={
+                name: FileImages(split, evaluation, self.on_corrupt)
+                for name, split in {"train": train, **(further or {})}.items()
+            },
         )

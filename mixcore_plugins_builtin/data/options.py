@@ -137,10 +137,11 @@ class ResidentOptions:
         class_names: Sequence[str] | None = None,
         maps: Mapping[str, Tensor] | None = None,
     ) -> Data:
-        """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n]. ConfigError where options do not fit.
+        """The Data of two pairs: images uint8 [n,C,H,W], labels int64 [n] or values float32 [n,num_classes].
 
-        `class_names` are left out where they are not as many as the classes. The training images, not augmented, are
-        the evaluation set "train". `maps` uint8 [n,c,H,W] are those of the training images.
+        Raises ConfigError where options do not fit. `class_names` (of values their names) are left out where they are
+        not as many as the classes. `maps` uint8 [n,c,H,W] are those of the training images, which, not augmented, are
+        the evaluation set "train".
         """
         channels, height, width = train[0].shape[1:]
         if self.crop_padding >= min(height, width):
@@ -154,6 +155,7 @@ class ResidentOptions:
             image_size=(height, width),
             mean=_per_channel("mean", self.mean, channels),
             std=_per_channel("std", self.std, channels),
+            label_kind="value" if train[1].is_floating_point() else "class",
             class_names=tuple(class_names) if class_names and len(class_names) == num_classes else None,
         )
         augment = CropFlip(padding=self.crop_padding, mode=self.padding_mode, flip=self.flip)

@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,9 @@ from mixcore_plugins_builtin.data.decode import irregular
 from mixcore_plugins_builtin.data.labelled import LabelledFiles, irregular_files, some
 from mixcore_plugins_builtin.data.options import OnCorrupt
 
-__all__ = ["files_of_samples"]
+__all__ = ["files_of_samples", "files_of_values"]
+
+_Label = TypeVar("_Label")
 
 
 def files_of_samples(
@@ -33,9 +36,37 @@ def files_of_samples(
     for labels that are others, for paths that leave the folder or have two labels, for no sample at all, and, unless
     `on_corrupt` is "skip", for images that are missing or no regular files.
     """
-    label_of: dict[str, int] = {}
+    paths, labels = _paths_and_labels(folder, samples, source)
+    array = np.array(labels, dtype=np.int64)
+    counted = _contiguous(array, source) if num_classes is None else _below(array, num_classes, source)
+    files = _checked_files(folder, paths, source, on_corrupt)
+    return LabelledFiles(folder=folder, files=files, labels=array, num_classes=counted, classes=classes)
+
+
+def files_of_values(
+    folder: Path,
+    samples: Iterable[tuple[str, tuple[float, ...]]],
+    source: Path,
+    on_corrupt: OnCorrupt,
+    *,
+    names: tuple[str, ...],
+) -> LabelledFiles:
+    """The images of (path below `folder`, values) pairs that were read from `source`; the values are called `names`.
+
+    Raises DataError as :func:`files_of_samples` does, but for what is said of classes.
+    """
+    paths, values = _paths_and_labels(folder, samples, source)
+    files = _checked_files(folder, paths, source, on_corrupt)
+    array = np.array(values, dtype=np.float32)
+    return LabelledFiles(folder=folder, files=files, labels=array, num_classes=len(names), classes=names)
+
+
+def _paths_and_labels(
+    folder: Path, samples: Iterable[tuple[str, _Label]], source: Path
+) -> tuple[list[str], list[_Label]]:
+    label_of: dict[str, _Label] = {}
     paths: list[str] = []
-    labels: list[int] = []
+    labels: list[_Label] = []
     for given, label in samples:
         path = _inside(given, folder, source)
         if label_of.setdefault(path, label) != label:
@@ -46,12 +77,13 @@ def files_of_samples(
         labels.append(label)
     if not paths:
         raise DataError(f"{source.absolute()} names no image of this split")
-    array = np.array(labels, dtype=np.int64)
-    counted = _contiguous(array, source) if num_classes is None else _below(array, num_classes, source)
+    return paths, labels
+
+
+def _checked_files(folder: Path, paths: Sequence[str], source: Path, on_corrupt: OnCorrupt) -> NDArray[np.bytes_]:
     if on_corrupt == "refuse":
         _refuse_irregular(folder, paths, source)
-    files = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-    return LabelledFiles(folder=folder, files=files, labels=array, num_classes=counted, classes=classes)
+    return np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
 
 
 def _inside(given: str, folder: Path, source: Path) -> str:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 from mixcore.api import DataError
 
-__all__ = ["integer", "line_at", "numbered_lines", "read_pairs"]
+__all__ = ["integer", "line_at", "number", "numbered_lines", "read_pairs"]
 
 SHOWN = 80
 """Characters of a line that a message shows."""
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
+_LARGEST = 3.4e38
+"""Beyond it float32 is infinite."""
 
 
 def integer(text: str) -> int | None:
     """The number that a field holds; None for what is no integer, or beyond any number of classes."""
     return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def number(text: str) -> float | None:
+    """The number that a field holds; None for what is none, not finite, or beyond float32."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and abs(value) <= _LARGEST else None
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:

@@ -22,7 +22,10 @@ from mixcore_plugins_builtin.data.options import (
     found,
 )
 
-__all__ = ["STL10", "FashionMNIST", "open_torchvision"]
+__all__ = ["FASHION_FILES", "STL10", "FashionMNIST", "open_torchvision"]
+
+FASHION_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k in it"
+"""What Fashion-MNIST is on disk, in words."""
 
 
 def open_torchvision(
@@ -76,9 +79,10 @@ class FashionMNIST(ResidentOptions):
         """The training and the test set. DataError where they are missing."""
         root = data_path(self.root)
         raw = root / "FashionMNIST" / "raw"
-        layout = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k in it"
         train, test = (
-            open_torchvision(datasets.FashionMNIST, "Fashion-MNIST", root, raw, layout, self.download, train=train)
+            open_torchvision(
+                datasets.FashionMNIST, "Fashion-MNIST", root, raw, FASHION_FILES, self.download, train=train
+            )
             for train in (True, False)
         )
         return self.resident_data(

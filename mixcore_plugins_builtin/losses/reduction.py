@@ -32,5 +32,5 @@ def require_classes(num_classes: int, loss: str) -> None:
     if num_classes < 2:
         raise ConfigError(
             f"loss {loss!r} found num_classes = {num_classes} and needs at least 2; a single yes-or-no output is "
-            'learnt with [loss] name = "bce"'
+            'learnt with [loss] name = "bce", a number with "l1" and labels of kind value'
         )

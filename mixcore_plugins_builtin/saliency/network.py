@@ -49,6 +49,7 @@ class ClassActivation:
     role = "saliency"
     spec_version = (1, 2)
     needs = saliency_needs("class_activation")
+    accepts = frozenset({"class", "soft", "multi_label"})
 
     @hookimpl
     def map_saliency(self, images: Tensor, labels: Tensor, probe: Probe) -> Tensor:

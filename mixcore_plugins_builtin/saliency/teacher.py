@@ -93,6 +93,8 @@ class TeacherFeature(TeacherOptions):
 class TeacherClassActivation(TeacherOptions):
     """What each position adds to the teacher's logit of the image's own class, where that is positive."""
 
+    accepts = frozenset({"class", "soft", "multi_label"})
+
     @hookimpl
     def build_modules(self, task: Task) -> Mapping[str, Part]:
         """The teacher, whose head has to average over positions."""
@@ -114,6 +116,8 @@ class TeacherClassActivation(TeacherOptions):
 @attrs.define(eq=False, kw_only=True)
 class TeacherClassProbability(TeacherOptions):
     """The teacher's classifier at every position: after a softmax, the probability of the image's own class."""
+
+    accepts = frozenset({"class", "soft", "multi_label"})
 
     @hookimpl
     def build_modules(self, task: Task) -> Mapping[str, Part]:

@@ -131,6 +131,16 @@ def test_a_set_that_does_not_fit_its_task_is_refused():
     assert len(train_loader(data(labels=torch.rand(50, 5), task=soft))) == 6
 
 
+def test_one_value_an_image_may_come_without_a_dimension():
+    value = Task(**{**task_fields(), "num_classes": 1, "label_kind": "value"})
+    given = data(labels=torch.arange(50.0), task=value)
+    assert torch.equal(next(eval_loader(given).epoch(0)).labels, torch.arange(8.0)[:, None])
+    assert next(train_loader(given).epoch(0)).labels.shape == (8, 1)
+    several = Task(**{**task_fields(), "num_classes": 2, "label_kind": "value"})
+    with pytest.raises(DataError, match=r"float32 \[50\]; labels of kind 'value' are floating \[N,2\]"):
+        train_loader(data(labels=torch.arange(50.0), task=several))
+
+
 @pytest.mark.gpu
 def test_cuda_batches_equal_those_of_the_cpu():
     given = data()

@@ -186,6 +186,17 @@ def test_uint8_images_are_normalised_and_soft_labels_float32():
     assert labels.dtype == torch.float32
 
 
+class Ages(Noisy):
+    def __getitem__(self, index):
+        return torch.full((1, 2, 2), index, dtype=torch.uint8), float(index)
+
+
+def test_one_value_an_image_may_come_as_a_number():
+    task = Task(num_classes=1, in_channels=1, image_size=(2, 2), mean=(0.5,), std=(0.25,), label_kind="value")
+    _, labels = joined(eval_loader(Data(train=Ages(), validation=Ages(), task=task)).epoch(0))
+    assert torch.equal(labels, torch.arange(40.0)[:, None])
+
+
 STOPPED = """
 import multiprocessing, os, signal, sys, time
 sys.path.insert(0, {folder!r})

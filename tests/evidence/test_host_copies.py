@@ -81,6 +81,7 @@ METHODS: Sequence[tuple[Any, Mapping[str, Any]]] = (
     ({"name": "attentivemix", "saliency": "fine_grained", "grid": 7}, {"labels": "area"}),
     ({"name": "puzzlemix", "clean_lam": 1.0}, {}),
     ({"name": "puzzlemix", "max_log2_blocks": 1}, {}),
+    ("cmixup", {}),
     ("comixup", {}),
     ({"name": "comixup", "block_num": 2, "m_part": 4, "saliency": "feature", "clean_lam": 0.0}, {}),
     ("automix", {}),

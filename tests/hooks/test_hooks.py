@@ -334,6 +334,16 @@ def test_hook_predictors() -> None:
     assert len(step.trained()) == 2
 
 
+def test_hook_build_metrics() -> None:
+    manager, plugin = new_manager(), examples("build_metrics").InBits()
+    register(manager, plugin, "in_bits", "in_bits")
+    calls = PluginCalls(manager, plugin, "in_bits", "in_bits")
+    task = Task(num_classes=2, in_channels=1, image_size=(8, 8), mean=(0.0,), std=(1.0,))
+    metric = calls.build_metrics(task=task)["surprise"]
+    metric.update(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
+    assert float(metric.compute()) == pytest.approx(1.0)
+
+
 def test_hook_log_record(tmp_path: Path) -> None:
     manager, plugin = new_manager(), examples("log_record").Latest(file="now.json")
     register(manager, plugin, "latest", "latest")

@@ -13,7 +13,7 @@ from mixcore.hooks.version import SPEC_VERSION
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "hooks.md").read_text()
 
 FROZEN = {
-    "version": (1, 3),
+    "version": (1, 4),
     "check": "task, iterations",
     "build_data": "",
     "build_backbone": "task",
@@ -28,6 +28,7 @@ FROZEN = {
     "preview_mix": "images, labels, partner, lam, probe, modules, task",
     "after_step": "model, modules, step",
     "predictors": "model, modules",
+    "build_metrics": "task",
     "log_record": "record, folder",
     "analyse": "model, data, task, folder, progress",
     "compare_runs": "results, task, folder",

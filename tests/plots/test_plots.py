@@ -99,6 +99,10 @@ def test_a_radar_compares_methods_on_three_data_sets(runs: list[Path], capsys: p
         ("toy_mix", "third"),
     ]
     assert drawn(Path("radar.png"))
+    summary = Path("c1/summary.json")
+    summary.write_text(summary.read_text().replace('"top1"', '"mae"'))
+    assert main(["plot", *folders, "--kind", "radar"]) == 2
+    assert "compares accuracies; some of these runs are measured by mae" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_lacks_something_is_named_and_the_others_are_drawn(
