@@ -393,6 +393,23 @@ def test_one_forward_where_batches_are_switched_off():
     )
 
 
+def test_all_processes_and_groups_run_the_same_forwards():
+    images, labels = batch()
+    plugin, probe = MergeMix(switch_off=0.5), Looked(torch.rand(6, 4, 6))
+    for number in range(10):
+        kinds = {
+            plugin.generate_mix(
+                images=images,
+                labels=labels,
+                probe=probe,
+                step=attrs.evolve(make_step(iteration=number), group=group),
+                rng=torch.Generator().manual_seed(group),
+            ).masks.shape
+            for group in range(6)
+        }
+        assert len(kinds) == 1
+
+
 def test_ratios_by_their_options():
     for option in ("alpha", "mixup_alpha"):
         peaked, spread = (
