@@ -1,8 +1,8 @@
 """Writes docs/methods.md, the tables of methods and of what goes with what: `python docs/build_methods.py`.
 
 The methods are the installed mixers, label policies, losses and saliencies that come with mixcore, asked themselves:
-what they declare, how their draws differ between images, and which of them refuse each other. Costs are read from
-docs/costs.json, which `mixcore bench --shapes cifar --repeats 3 --json docs/costs.json` writes.
+what they declare, how their draws differ between images, and which of them refuse each other. Costs are read from the
+files in docs/costs, which `mixcore bench --json` writes: a column for each, in the order of their names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mixcore.testing.fakes import TinyConvNet, tiny_network
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
-COSTS = ROOT / "docs" / "costs.json"
+COSTS = ROOT / "docs" / "costs"
 SIZE, CLASSES, ROWS = (32, 32), 5, 8
 """Of the images, labels and batches that methods are tried with."""
 PLAIN_LABELS = {"name": "weights"}
@@ -128,15 +128,12 @@ def holders() -> Iterator[tuple[str, str]]:
 
 def page() -> str:
     """The whole page."""
-    costs, machine = _costs()
+    heads = ("name", "method", "paper", "needs of the network", "draws per", *map(_cost_head, _measured()), "options")
     sections = [
         INTRODUCTION,
         "## Mixers\n",
-        _cost_note(machine),
-        table(
-            ("name", "method", "paper", "needs of the network", "draws per", "step, times none's", "options"),
-            [_mixer_row(name, costs) for name in names("mix")],
-        ),
+        _cost_notes(),
+        table(heads, [_mixer_row(name) for name in names("mix")]),
         "## Label policies and losses\n",
         table(
             ("name", "method", "needs", "options"), [_other_row(name) for name in (*names("labels"), *names("loss"))]
@@ -160,23 +157,36 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _costs() -> tuple[dict[str, float], str]:
-    """Relative cost of a step by mixer, and the conditions in words; empty where nothing was measured."""
-    if not COSTS.is_file():
-        return {}, ""
-    document = json.loads(COSTS.read_text(encoding="utf-8"))["benchmarks"][0]
-    conditions = document["conditions"]
-    words = ", ".join(f"{key} {conditions[key]}" for key in sorted(conditions) if conditions[key] is not None)
-    return {result["mixer"]: result["relative"] for result in document["results"]}, words
+@functools.cache
+def _measured() -> tuple[Mapping[str, Any], ...]:
+    """What `mixcore bench` wrote, one document per column."""
+    found = [json.loads(path.read_text(encoding="utf-8"))["benchmarks"] for path in sorted(COSTS.glob("*.json"))]
+    return tuple(document for documents in found for document in documents)
 
 
-def _cost_note(machine: str) -> str:
-    return f"A step is compared with that of `none` by `mixcore bench`: {machine}.\n" if machine else ""
+def _cost_head(document: Mapping[str, Any]) -> str:
+    return f"step on {document['conditions']['backbone']}"
 
 
-def _mixer_row(name: str, costs: Mapping[str, float]) -> tuple[str, ...]:
-    cost = f"{costs[name]:.2f}" if name in costs else "not measured"
-    return (_linked(name), first_line(name), _paper(name), _needs(name), _drawn_per(name), cost, _options(name))
+def _cost_notes() -> str:
+    notes = ["What a step takes, times the step without mixing, by `mixcore bench`:", ""]
+    for document in _measured():
+        told = dict(document["conditions"])
+        given = "".join(f", `{one}`" for one in told.pop("set"))
+        words = ", ".join(f"{key} {told[key]}" for key in sorted(told) if told[key] is not None)
+        notes.append(f"- {_cost_head(document)}: {words}{given}")
+    return "\n".join([*notes, ""])
+
+
+def _cost(document: Mapping[str, Any], name: str) -> str:
+    found = [result["relative"] for result in document["results"] if result["mixer"] == name]
+    missing = "refused" if name in document["skipped"] else "not measured"
+    return f"{found[0]:.2f}" if found else missing
+
+
+def _mixer_row(name: str) -> tuple[str, ...]:
+    costs = (_cost(document, name) for document in _measured())
+    return (_linked(name), first_line(name), _paper(name), _needs(name), _drawn_per(name), *costs, _options(name))
 
 
 def _other_row(name: str) -> tuple[str, ...]:

@@ -101,6 +101,7 @@ def command(
             shape = SHAPES[name]
             shape = attrs.evolve(shape, batch=batch or shape.batch, backbone=backbone or shape.backbone)
             document = _bench(shape, selections, {**unusable, **unfit}, torch.device(device), precision, repeats)
+            document["conditions"]["set"] = list(overrides)
             documents.append(document)
             _print(document)
     finally:
@@ -224,7 +225,7 @@ def _print(document: Mapping[str, Any]) -> None:
     title = (
         f"{what['batch']} images of {what['side']} px, {what['classes']} classes, {what['backbone']}, "
         f"{what['precision']}; {what['device']}, threads: {what['threads']}; {what['clock']}, "
-        f"medians of {what['repeats']} rounds"
+        f"medians of {what['repeats']} rounds{''.join(f'; {given}' for given in what['set'])}"
     )
     rows = [
         (
