@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mixcore.discovery import survey
+
 TOY = Path(__file__).parent / "toy_distribution"
 
 TOY_CONFIG = """
@@ -38,6 +40,13 @@ dir = "run"
 def no_survey(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages name every installed plugin, whatever its role: finding out takes importing all of them."""
     monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 0)
+
+
+@pytest.fixture
+def every_plugin_named(no_survey: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name the installed plugins that would do: imported here, where most of what they import is already."""
+    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)
+    monkeypatch.setattr(survey, "survey", lambda names, limit: {name: survey.look_at(name) for name in names})
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import mixcore
 from mixcore.discovery.capabilities import check_task
 from mixcore.errors import ConfigError, DataError
 from mixcore.mixers.methods import step_plugins
+from mixcore.testing import companions
 from mixcore.testing.fakes import TinyConvNet, tiny_network
 from mixcore.types import Task
 
@@ -22,6 +23,10 @@ METHODS = SimpleNamespace(**runpy.run_path(str(Path(__file__).resolve().parents[
 VALUES, SIZE, ROWS = 2, (32, 32), 8
 TASK = Task(num_classes=VALUES, in_channels=3, image_size=SIZE, mean=(0.5,) * 3, std=(0.25,) * 3, label_kind="value")
 NOT_FOR_VALUES = {
+    "smmix": "regions learn their own class",
+    "snapmix": "label weights that do not sum to 1",
+    "mixpro_labels": "the likeness of predicted classes",
+    "sumix": "predicted classes",
     "supermix": "a teacher's classes",
     "supermix_labels": "the same",
     "decouplemix": "classes compete",
@@ -30,6 +35,7 @@ NOT_FOR_VALUES = {
     "bce": "classes",
     "bce_softmax": "classes",
     "class_activation": "a class's logit",
+    "class_activation_shifted": "the same",
     "teacher_class_activation": "the same",
     "teacher_class_probability": "the same",
 }
@@ -37,10 +43,7 @@ PLAIN = {"mix": {"name": "mixup"}, "labels": {"name": "weights"}, "loss": {"name
 MASKED = {"mix": {"name": "cutmix"}, "loss": {"name": "l1"}}
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal names every installed plugin that would do, on a busy machine too."""
-    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)
+pytestmark = pytest.mark.usefixtures("every_plugin_named")
 
 
 def refusal(**chosen: Any) -> str | None:
@@ -69,7 +72,7 @@ def train(**chosen: Any) -> None:
     images, labels = torch.randn(ROWS, 3, *SIZE, generator=rng), 50 * torch.randn(ROWS, VALUES, generator=rng)
     optimizer = torch.optim.SGD(step.param_groups(), lr=1e-4)
     for iteration in range(2):
-        loss, report = step(images.clone(), labels, iteration=iteration)
+        loss, report = step(images.clone(), labels, iteration=iteration, **companions(step, images))
         assert loss.isfinite()
         targets = report.targets
         expected = (targets.weights[..., None] * labels[targets.sources]).sum(1)

@@ -24,7 +24,7 @@ from mixcore.discovery.load import load
 from mixcore.entry_points import Entry
 from mixcore.hooks.roles import role_of
 
-__all__ = ["IMPORT_LIMIT", "Surveyed", "every_plugin_of_role", "plugins_of_role", "survey"]
+__all__ = ["IMPORT_LIMIT", "Surveyed", "every_plugin_of_role", "look_at", "plugins_of_role", "survey"]
 
 LIMIT = 20
 """Seconds that somebody waits for a message: what is not known by then is left out of it."""
@@ -48,7 +48,7 @@ class Surveyed:
 def plugins_of_role(role: str) -> dict[str, Surveyed]:
     """The installed plugins of a role, by name, and those not known in time; broken ones are left out."""
     names = tuple(name for name, entries in installed().items() if len(entries) == 1)
-    surveyed = _survey_once(names, tuple(sys.path))
+    surveyed = _survey_once(names, tuple(sys.path), LIMIT)
     return {
         name: found
         for name, found in surveyed.items()
@@ -65,14 +65,14 @@ def every_plugin_of_role(role: str) -> tuple[list[str], dict[str, str]]:
 
 
 @functools.cache
-def _survey_once(names: tuple[str, ...], _path: tuple[str, ...]) -> Mapping[str, Surveyed]:
-    return survey(names)
+def _survey_once(names: tuple[str, ...], _path: tuple[str, ...], limit: float) -> Mapping[str, Surveyed]:
+    return survey(names, limit)
 
 
-def survey(names: Sequence[str], limit: float | None = None) -> dict[str, Surveyed]:
+def survey(names: Sequence[str], limit: float) -> dict[str, Surveyed]:
     """Import the plugins of these names, as many at a time as there are CPUs, within `limit` seconds."""
     processes = min(os.cpu_count() or 1, max(1, len(names) // 8))  # each has to import torch first
-    ends = time.monotonic() + (LIMIT if limit is None else limit)
+    ends = time.monotonic() + limit
     with ThreadPoolExecutor(max_workers=processes) as pool:
         parts = pool.map(lambda part: _survey_part(part, ends), [names[k::processes] for k in range(processes)])
         found = {name: one for part in parts for name, one in part.items()}
@@ -126,7 +126,7 @@ def _from_plain(one: dict[str, Any]) -> Surveyed:
     return Surveyed(**one, declared=Declared(**{**own, **sets, **sequences}))
 
 
-def _look(name: str) -> Surveyed:
+def look_at(name: str) -> Surveyed:
     """Import one plugin in this process."""
     try:
         entry: Entry = find(name, installed())
@@ -145,7 +145,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a plugin prints while it is imported goes elsewhere
     for name in sys.argv[1:]:
-        plain = attrs.asdict(_look(name), value_serializer=_as_plain)
+        plain = attrs.asdict(look_at(name), value_serializer=_as_plain)
         out.write(f"{_MARK}{json.dumps([name, plain])}\n")
         out.flush()
     os._exit(0)  # threads and exit handlers of plugins are not waited for

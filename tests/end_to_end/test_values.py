@@ -43,9 +43,8 @@ def test_the_angle_of_digits_is_learnt_and_the_least_error_is_the_best(
 
 
 def test_a_loss_of_classes_is_refused_and_told_which_take_values(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], every_plugin_named: None
 ) -> None:
-    monkeypatch.setattr("mixcore.discovery.survey.LIMIT", 300)  # every installed plugin, on a busy machine
     assert run(tmp_path / "run", "loss.name=soft_cross_entropy") == 2
     told = " ".join(capsys.readouterr().err.split())
     assert "soft_cross_entropy" in told

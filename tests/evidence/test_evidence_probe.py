@@ -393,8 +393,12 @@ def test_a_saliency_of_an_option_is_asked_through_the_run(images, labels) -> Non
     probe = Probe(Network(resnet()), {}, criterion, nullcontext, ask=ask)
     assert torch.equal(probe.saliency(held, images, labels), images.mean(1))
     assert asked == [held]
-    with pytest.raises(MixcoreError, match=r"'feature' chooses its network itself; leave out network="):
+    with pytest.raises(
+        MixcoreError, match=r"'feature' chooses its network and its mode itself; leave out network= and train="
+    ):
         probe.saliency(held, images, labels, network="teacher")
+    with pytest.raises(MixcoreError, match="leave out network= and train="):
+        probe.saliency(held, images, labels, train=True)
     with pytest.raises(MixcoreError, match="'feature' belongs to no run"):
         probe_of(resnet()).saliency(held, images, labels)
 

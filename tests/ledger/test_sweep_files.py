@@ -19,7 +19,7 @@ def test_benchmarks(path: Path) -> None:
     sweep = read_sweep(path)
     assert sweep.seeds == (0, 1, 2)
     assert sweep.dir == Path("runs/sweeps", path.stem)
-    assert sweep.base.resolve() == ROOT / "benchmarks" / "ten_classes.toml"
+    assert sweep.base.is_file()
 
 
 def test_an_experiment_by_name(tmp_path: Path) -> None:

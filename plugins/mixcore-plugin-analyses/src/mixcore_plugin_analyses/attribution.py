@@ -11,7 +11,6 @@ import attrs
 import torch
 import torch.nn.functional as F
 from attrs.validators import ge
-from captum.attr import LayerGradCam, Saliency
 from torch import Tensor, nn
 
 from mixcore.api import ConfigError, Mix, RunData, Task, as_map, hookimpl, is_channels_last, logits_of, prefix_tokens
@@ -31,6 +30,8 @@ def scaled(maps: Tensor) -> Tensor:
 
 def grad_cam(model: nn.Module, layer: str, images: Tensor, classes: Tensor) -> Tensor:
     """Grad-CAM [N,H,W] in [0,1] of images [N,C,H,W] for the logits of `classes` [N] (Selvaraju et al., 2017)."""
+    from captum.attr import LayerGradCam  # a second, for who only lists what is installed
+
     height, width = images.shape[-2:]
     with tapped(model, [layer]) as heard, torch.no_grad():
         model(images)
@@ -56,6 +57,8 @@ def _of_positions(model: nn.Module, layer: str, images: Tensor, classes: Tensor)
 
 def input_gradient(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     """Mean over channels of the gradient's magnitude, [N,H,W] in [0,1] (Simonyan et al., 2014)."""
+    from captum.attr import Saliency
+
     found = Saliency(_logits(model)).attribute(images.clone().requires_grad_(), classes)
     return scaled(found.detach().float().mean(1))
 

@@ -10,13 +10,6 @@ import attrs
 from attrs.validators import deep_iterable, ge, min_len
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 from mixcore.api import RunData, Task, Track, hookimpl
 from mixcore_plugin_analyses.figures import panels, save
@@ -62,14 +55,16 @@ class Confusion:
     @hookimpl
     def analyse(self, model: nn.Module, data: RunData, task: Task, folder: Path, progress: Track) -> Mapping[str, Any]:
         """Percent; means over the classes, a class without images or answers counting as torchmetrics has it (0)."""
+        from torchmetrics.functional import classification as scores  # seconds, for who only lists what is installed
+
         found, classes = predictions(model, data, progress), task.num_classes
         given = (found.logits, found.labels)
         names = list(task.class_names or (f"class {index}" for index in range(classes)))
-        matrix = multiclass_confusion_matrix(*given, num_classes=classes)
+        matrix = scores.multiclass_confusion_matrix(*given, num_classes=classes)
         macro = {
-            "precision": multiclass_precision,
-            "recall": multiclass_recall,
-            "f1": multiclass_f1_score,
+            "precision": scores.multiclass_precision,
+            "recall": scores.multiclass_recall,
+            "f1": scores.multiclass_f1_score,
         }
         numbers = {
             **{name: 100 * float(score(*given, num_classes=classes, average="macro")) for name, score in macro.items()},
@@ -79,7 +74,7 @@ class Confusion:
             "recall_by_class": {
                 name: 100 * float(value)
                 for name, value in zip(
-                    names, multiclass_recall(*given, num_classes=classes, average="none"), strict=True
+                    names, scores.multiclass_recall(*given, num_classes=classes, average="none"), strict=True
                 )
             },
             "most_confused": confused_pairs(matrix, names, self.pairs),
@@ -90,6 +85,8 @@ class Confusion:
     def _top(self, given: tuple[Tensor, Tensor], classes: int, k: int) -> float:
         if k >= classes:
             return 100.0
+        from torchmetrics.functional.classification import multiclass_accuracy
+
         return 100 * float(multiclass_accuracy(*given, num_classes=classes, top_k=k, average="micro"))
 
     def _figure(self, matrix: Tensor, names: list[str]) -> Figure:

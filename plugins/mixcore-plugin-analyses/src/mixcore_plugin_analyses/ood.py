@@ -10,7 +10,6 @@ import attrs
 import torch
 from attrs.validators import min_len
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc
 
 from mixcore.api import ConfigError, RunData, Task, Track, hookimpl
 from mixcore_plugin_analyses.figures import panels, save
@@ -29,6 +28,8 @@ def false_positive_rate(inside: Tensor, outside: Tensor, recall: float = RECALL)
 
 def separation(inside: Tensor, outside: Tensor) -> dict[str, float]:
     """AUROC and FPR95 in percent, of scores [n] and [m] that are higher inside."""
+    from torchmetrics.functional.classification import binary_auroc  # seconds, for who only lists what is installed
+
     scores = torch.cat((inside, outside)).double()
     truth = torch.cat((torch.ones(len(inside)), torch.zeros(len(outside)))).long()
     # ranks in place of scores: torchmetrics puts what is outside [0,1] through a sigmoid, which makes ties

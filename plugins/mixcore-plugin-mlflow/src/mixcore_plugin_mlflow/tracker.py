@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import tomli
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking import MlflowClient
 
 from mixcore.api import PLACE, hookimpl
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 __all__ = ["MLflow", "flat"]
 
@@ -50,6 +51,9 @@ class MLflow:
     @hookimpl
     def log_record(self, record: Mapping[str, Any], folder: Path) -> None:
         """The finite numbers of one epoch; at the first the parameters, and at the last the files and the end."""
+        from mlflow.entities import Metric  # seconds, for who only lists what is installed
+        from mlflow.tracking import MlflowClient
+
         client = MlflowClient(tracking_uri=self.tracking_uri)
         config = tomli.loads((folder / "config.toml").read_text("utf-8"))
         run = self._run(client, folder, config)
@@ -68,6 +72,8 @@ class MLflow:
 
     def _run(self, client: MlflowClient, folder: Path, config: Mapping[str, Any]) -> str:
         """The id of the folder's run, begun where there is none yet."""
+        from mlflow.entities import Param, RunTag
+
         file = folder / RUN_ID
         if file.exists():
             return file.read_text("utf-8").strip()

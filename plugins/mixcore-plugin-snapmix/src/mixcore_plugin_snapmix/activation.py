@@ -17,6 +17,7 @@ class ClassActivationShifted:
     role = "saliency"
     spec_version = (1, 2)
     needs = saliency_needs("class_activation")
+    accepts = frozenset({"class", "soft", "multi_label"})
     contract = {"looking": {"train": False}}
 
     train: bool = False
