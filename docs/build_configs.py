@@ -154,7 +154,10 @@ def measured() -> list[str]:
 
 def swept() -> Iterator[str]:
     """Each sweep that was carried out: what it is, the commands and its table."""
-    for path in sorted(SWEEPS.glob("*.json")):
+    carried_out = sorted(SWEEPS.glob("*.json"))
+    if not carried_out:
+        yield "None was carried out to its end yet.\n"
+    for path in carried_out:
         file = path.with_suffix(".toml")
         yield f"### [{file.name}](../{file.relative_to(ROOT).as_posix()})\n\n{_comment(file)}\n\n{_commands(file)}\n"
         yield markdown(json.loads(path.read_text(encoding="utf-8")))
