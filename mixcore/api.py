@@ -11,7 +11,7 @@ from mixcore.errors import ConfigError, DataError, MixcoreError, OptionValueErro
 from mixcore.evidence.probe import SALIENCY, Probe, saliency_needs, saliency_stages
 from mixcore.evidence.saliency import fine_grained, grey, spectral_residual
 from mixcore.evidence.settle import settle
-from mixcore.evidence.sources import LAST_STAGE, attention_of, energy_of
+from mixcore.evidence.sources import LAST_STAGE, attention_of, energy_of, gradient_magnitude
 from mixcore.hooks.markers import hookimpl
 from mixcore.hooks.version import SPEC_VERSION
 from mixcore.job import RunJob
@@ -155,6 +155,7 @@ __all__ = [
     "energy_of",
     "fine_grained",
     "gaussian_blur",
+    "gradient_magnitude",
     "grey",
     "grid_of",
     "happens",

@@ -59,6 +59,14 @@ def test_masks_on_says_when_a_mix_has_none() -> None:
         mix.masks_on(2, 2)
 
 
+def test_masks_vary_where_they_have_more_than_one_cell() -> None:
+    images, partner = torch.rand(2, 3, 8, 8), torch.tensor([1, 0])
+    assert Mix.clean(images).varying_masks is None
+    assert Mix.pair(images, partner, 0.5, torch.full((2, 1, 1, 1), 0.5)).varying_masks is None
+    mix = Mix.pair(images, partner, 0.5, torch.full((2, 1, 1, 2), 0.5))
+    assert mix.varying_masks is mix.masks
+
+
 def test_areas_on_takes_the_mean_over_each_cell() -> None:
     mask = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
     mix = Mix.pair(torch.rand(1, 3, 8, 8), torch.tensor([0]), torch.ones(1), mask)

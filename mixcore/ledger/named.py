@@ -11,10 +11,10 @@ import attrs
 from mixcore.config.faults import Fault, raise_faults
 from mixcore.config.layers import Layer, overrides_layer
 from mixcore.errors import ConfigError
-from mixcore.ledger.benchmarks import experiment
+from mixcore.ledger.benchmarks import Experiment, experiment
 from mixcore.run.resolve import Loaded, load_layers, read_config
 
-__all__ = ["Found", "find_configuration", "names_file"]
+__all__ = ["Found", "find_configuration", "named_experiment", "names_file"]
 
 
 @attrs.frozen
@@ -42,6 +42,14 @@ def names_file(name: str | Path, folder: Path = Path()) -> bool:
     return (folder / path).exists() or path.suffix == ".toml" or os.sep in str(path)
 
 
+def named_experiment(name: str) -> Experiment:
+    """The experiment that stands where a file could too. Raises ConfigError where there is neither."""
+    try:
+        return experiment(name)
+    except ConfigError as error:
+        raise ConfigError(f"there is no such file, and no such experiment either: {error}") from error
+
+
 def find_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Found:
     """The configuration that `name` says, with `overrides` (`key.path=value`) on top; no plugin is imported.
 
@@ -51,10 +59,7 @@ def find_configuration(name: str | Path, overrides: Sequence[str] = ()) -> Found
     path = Path(name)
     if names_file(path):
         return Found(path, path.stem, tuple(read_config(path, overrides)))
-    try:
-        found = experiment(str(name))
-    except ConfigError as error:
-        raise ConfigError(f"there is no such file, and no such experiment either: {error}") from error
+    found = named_experiment(str(name))
     faults: list[Fault] = []
     changes = overrides_layer(overrides, faults)
     if faults:

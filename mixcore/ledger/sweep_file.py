@@ -15,8 +15,7 @@ from mixcore.config.structure import structure
 from mixcore.config.tables import plugin_table, read_tree
 from mixcore.errors import ConfigError
 from mixcore.hooks.roles import ROLES
-from mixcore.ledger.benchmarks import experiment
-from mixcore.ledger.named import names_file
+from mixcore.ledger.named import named_experiment, names_file
 
 __all__ = ["ALL", "MIXER", "SweepFile", "read_sweep"]
 
@@ -111,9 +110,9 @@ def _base(name: str, folder: Path, faults: list[Fault]) -> tuple[Path, Sequence[
     if names_file(name, folder):
         return folder / name, read_layers(folder / name, faults)
     try:
-        found = experiment(name)
+        found = named_experiment(name)
     except ConfigError as error:
-        faults.append(Fault((), f"there is no such file, and no such experiment either: {error}"))
+        faults.append(Fault((), str(error)))
         return Path(name), ()
     return Path(found.id), found.layers
 

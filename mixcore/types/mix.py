@@ -134,6 +134,11 @@ class Mix:
         """[M,1,h,w] pixel weight of source 0, None where the mix has no masks."""
         return None if self.masks is None else self.masks[:, :1]
 
+    @property
+    def varying_masks(self) -> Tensor | None:
+        """The `masks`, where they can vary over the image: None without masks, and where these are of size 1x1."""
+        return None if self.masks is None or self.masks.shape[-2:] == (1, 1) else self.masks
+
     def masks_on(self, height: int, width: int) -> Tensor:
         """All S masks [M,S,height,width] by nearest sampling, pixel (floor(i·h/height), floor(j·w/width)).
 

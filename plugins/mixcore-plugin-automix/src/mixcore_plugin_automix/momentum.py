@@ -151,9 +151,9 @@ class MomentumMix:
             "momentum": self._momentum(step),
             "dropped": block_of(modules).dropped.clone(),
         }
-        mask = mix.mask
-        if mask is None or mask.shape[-2:] == (1, 1):
+        if mix.varying_masks is None:
             return counted
+        mask = mix.varying_masks[:, :1]
         return {
             "mask_mean": mask.mean(),
             "mask_off": (mask.mean((1, 2, 3)) - mix.lam).abs().mean(),

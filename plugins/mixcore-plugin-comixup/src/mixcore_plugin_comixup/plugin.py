@@ -20,6 +20,7 @@ from mixcore.api import (
     as_saliency,
     block_shares,
     dirichlet,
+    gradient_magnitude,
     hookimpl,
     send,
     unmixed,
@@ -126,7 +127,7 @@ class CoMixup:
         if self.clean_lam == 0:
             return probe.saliency(self.saliency, images, labels), {}
         gradient, loss = probe.input_gradient_and_loss(images, labels)
-        return gradient.float().square().mean(1).sqrt(), {"clean": self.clean_lam * loss}
+        return gradient_magnitude(gradient), {"clean": self.clean_lam * loss}
 
     def _draw_blocks(self, height: int, width: int, step: Step) -> int:
         """Blocks a side: one grid for all processes and groups, for the solver's path depends on it."""

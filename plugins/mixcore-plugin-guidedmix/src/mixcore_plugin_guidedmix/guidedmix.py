@@ -20,6 +20,7 @@ from mixcore.api import (
     blend,
     draw_partners,
     gaussian_blur,
+    gradient_magnitude,
     happens,
     hookimpl,
     resize_maps,
@@ -131,4 +132,4 @@ class GuidedMix:
         if self.clean_lam == 0:
             return probe.saliency(self.saliency, images, labels), {}
         gradient, loss = probe.input_gradient_and_loss(images, labels)
-        return gradient.float().square().mean(1).sqrt(), {"clean": self.clean_lam * loss}
+        return gradient_magnitude(gradient), {"clean": self.clean_lam * loss}

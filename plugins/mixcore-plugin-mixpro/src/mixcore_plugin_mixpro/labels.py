@@ -99,7 +99,7 @@ class MixProLabels:
 
 def _has_cells(mix: Mix) -> bool:
     """Whether masks vary over the image, of a mix that is not a turn of Mixup or CutMix between those of MaskMix."""
-    return mix.masks is not None and mix.masks.shape[-2:] != (1, 1) and BY_DRAW not in mix.notes
+    return mix.varying_masks is not None and BY_DRAW not in mix.notes
 
 
 def _source_losses(logits: Tensor, targets: Targets) -> Tensor:

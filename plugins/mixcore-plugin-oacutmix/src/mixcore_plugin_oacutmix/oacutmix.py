@@ -49,9 +49,9 @@ class OACutMix:
     @hookimpl
     def mix_labels(self, mix: Mix, labels: Tensor, batch: Batch) -> Targets:
         """The mix's sources, each by its object; the mix's own weights without masks, or over constant ones."""
-        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
+        if mix.varying_masks is None:
             return mix.targets(labels)
-        height, width = mix.masks.shape[-2:]
+        height, width = mix.varying_masks.shape[-2:]
         objects = batch.maps[MAP].float().mean(1)
         if objects.shape[-2:] != (height, width):  # a mask is the same all over a cell, so that the mean of one will do
             objects = F.adaptive_avg_pool2d(objects, (height, width))

@@ -22,6 +22,7 @@ from mixcore.api import (
     beta,
     block_shares,
     draw_partners,
+    gradient_magnitude,
     happens,
     hookimpl,
     send,
@@ -184,7 +185,7 @@ class PuzzleMix:
             losses["clean"] = self.clean_lam * loss
         else:
             gradient = probe.input_gradient(images, labels)
-        return gradient.float().square().mean(1).sqrt(), gradient, losses
+        return gradient_magnitude(gradient), gradient, losses
 
 
 def _per_channel(name: str, given: Sequence[float] | None, known: Sequence[float], images: Tensor) -> Sequence[float]:

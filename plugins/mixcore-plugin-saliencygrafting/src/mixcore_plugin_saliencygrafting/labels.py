@@ -65,12 +65,13 @@ class SaliencyGraftingLabels:
     @hookimpl
     def mix_labels(self, mix: Mix, images: Tensor, labels: Tensor, probe: Probe) -> Targets:
         """The mix's sources with calibrated weights; its own where it has no masks, or constant ones."""
-        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
+        own = mix.varying_masks
+        if own is None:
             return mix.targets(labels)
-        blocks = self.n or _blocks_of(mix.masks, images)
+        blocks = self.n or _blocks_of(own, images)
         saliency = block_saliency(probe.saliency(self.saliency, images, labels), blocks)
         with torch.no_grad():
-            masks = mix.masks_on(*mix.masks.shape[-2:]).clamp(min=0)
+            masks = mix.masks_on(*own.shape[-2:]).clamp(min=0)
         return mix.targets(labels, calibrated_weights(saliency[mix.sources], masks, self.norm))
 
 

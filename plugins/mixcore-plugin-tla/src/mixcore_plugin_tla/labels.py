@@ -85,10 +85,10 @@ class AlignedLabels:
     @hookimpl
     def mix_labels(self, mix: Mix, labels: Tensor, output: ForwardOutput, probe: Probe) -> Targets:
         """The mix's sources with the weights that arrive; its own where it has no masks, or constant ones."""
-        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
+        if mix.varying_masks is None:
             return mix.targets(labels)
         with torch.no_grad():
-            return mix.targets(labels, self._arriving(mix, mix.masks, output.attention, probe.model))
+            return mix.targets(labels, self._arriving(mix, mix.varying_masks, output.attention, probe.model))
 
     def _arriving(self, mix: Mix, masks: Tensor, blocks: Sequence[Attention], model: nn.Module) -> Tensor:
         """[M,S] label weights at the class token, or their mean over the patches where the head reads these."""

@@ -95,8 +95,9 @@ class TokenMixLabels:
     @hookimpl
     def mix_labels(self, mix: Mix, images: Tensor, labels: Tensor, probe: Probe) -> Targets:
         """The mix's sources, each by its own content; the mix's own weights without masks, or over constant ones."""
-        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
+        masks = mix.varying_masks
+        if masks is None:
             return mix.targets(labels)
         with torch.no_grad():
             content = content_on_grid(probe.saliency(self.saliency, images, labels), self.grid)
-            return mix.targets(labels, content_weights(content, masks_on_grid(mix.masks, self.grid), mix.sources))
+            return mix.targets(labels, content_weights(content, masks_on_grid(masks, self.grid), mix.sources))

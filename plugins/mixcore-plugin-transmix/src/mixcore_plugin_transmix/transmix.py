@@ -60,11 +60,11 @@ class TransMix:
     @hookimpl
     def mix_labels(self, mix: Mix, labels: Tensor, output: ForwardOutput) -> Targets:
         """The mix's sources with attended weights; its own where it has no masks, or constant ones."""
-        if mix.masks is None or mix.masks.shape[-2:] == (1, 1):
+        if mix.varying_masks is None:
             return mix.targets(labels)
         with torch.no_grad():
             attention = energy_of(output) if self.source == "energy" else attention_of(output, *mix.images.shape[-2:])
-            areas = mix.masks.mean((2, 3), dtype=torch.float32)
+            areas = mix.varying_masks.mean((2, 3), dtype=torch.float32)
             areas = torch.cat((areas, 1 - areas.sum(1, keepdim=True)), 1)
             height, width = attention.shape[-2:]
             masks = masks_on_grid(mix, height, width, self.downsample)
